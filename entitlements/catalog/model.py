@@ -299,14 +299,19 @@ class Catalog(msgspec.Struct, frozen=True, kw_only=True):
     effective_at: datetime
     currencies: tuple[str, ...]  # the first is the default
     features: dict[str, Feature]
-    products: dict[str, Product]
+    products: dict[str, Product]  # one that was left out stays, with nothing to sell
     current: dict[str, AnyPackage]  # by package id: what is sold now
     versions: dict[str, AnyPackage]  # by version id, `pro@3`: sold now or once
     latest_versions: dict[str, int]  # by package id, the retired included
+    retired_features: dict[str, Feature] = {}  # left out since; only old versions name them
 
     def version(self, package_id: str, version: int) -> AnyPackage:
         """The package at a version that somebody holds; published versions never go away."""
         return self.versions[f"{package_id}@{version}"]
+
+    def feature(self, feature_id: str) -> Feature:
+        """A feature that some version names, also one that the document has left out since."""
+        return self.features.get(feature_id) or self.retired_features[feature_id]
 
 
 Catalog.EMPTY = Catalog(

@@ -179,3 +179,20 @@ def _pattern(locale: str, decimals: int) -> str:
     except UnknownLocaleError as error:
         raise ValueError(str(error)) from error
     return pattern.replace("0.00", "0" if decimals == 0 else "0." + "0" * decimals)
+
+
+# The least that a card can be charged (https://docs.stripe.com/currencies, minimum amounts).
+_SMALLEST_CHARGES = {
+    "usd": 50, "aed": 200, "aud": 50, "bgn": 100, "brl": 50, "cad": 50, "chf": 50, "czk": 1500,
+    "dkk": 250, "eur": 50, "gbp": 30, "hkd": 400, "huf": 17500, "inr": 50, "jpy": 50, "mxn": 1000,
+    "myr": 200, "nok": 300, "nzd": 50, "pln": 200, "ron": 200, "sek": 300, "sgd": 50, "thb": 1000,
+}  # fmt: skip
+
+
+def smallest_charge_minor(currency: str) -> int:
+    """The least that can be charged at once; what is less is carried over. 0 where none is known.
+
+    >>> smallest_charge_minor("usd"), smallest_charge_minor("kwd")
+    (50, 0)
+    """
+    return _SMALLEST_CHARGES.get(currency, 0)

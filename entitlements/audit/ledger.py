@@ -1,0 +1,177 @@
+"""The ledger: what happened, who did it, why, and what it is worth. Append only, hash-chained.
+
+Each stream (`catalog`, `customer:<id>`, `keys`) is one chain: an entry carries the hash of its
+predecessor, so that streams never wait for each other and nothing in one can be changed unseen.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from sqlalchemy import ColumnElement, func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from entitlements.audit.tables import AuditEntryRow
+from entitlements.kernel.ids import new_id
+from entitlements.kernel.money import Money
+from entitlements.kernel.period import format_instant
+
+
+class Actor(msgspec.Struct, frozen=True):
+    """Who acts, for the ledger: `name` such as `key:finance-console`, `customer:acme/ann`."""
+
+    name: str
+    request_id: str | None = None
+
+
+SYSTEM = Actor("system")
+
+
+class AuditFilter(msgspec.Struct, frozen=True, kw_only=True):
+    stream: str | None = None
+    actor: str | None = None
+    action: str | None = None
+    object_type: str | None = None
+    object_id: str | None = None
+    from_: datetime | None = None
+    to: datetime | None = None
+
+
+def customer_stream(customer_id: str) -> str:
+    return f"customer:{customer_id}"
+
+
+async def append(
+    session: AsyncSession,
+    *,
+    stream: str,
+    at: datetime,
+    actor: Actor,
+    action: str,
+    object_type: str,
+    object_id: str,
+    before: Any = None,
+    after: Any = None,
+    reason: str | None = None,
+    mrr_delta: Money | None = None,
+) -> AuditEntryRow:
+    """Add an entry in the caller's transaction, which must already hold the stream's lock.
+
+    What serialises a stream is the row lock of its object (the customer, the catalog); the unique
+    `(stream, sequence)` turns a missed lock into an error, never into a fork of the chain.
+    """
+    head = (
+        await session.execute(
+            select(AuditEntryRow.sequence, AuditEntryRow.hash)
+            .where(AuditEntryRow.stream == stream)
+            .order_by(AuditEntryRow.sequence.desc())
+            .limit(1)
+        )
+    ).first()
+    entry = AuditEntryRow(
+        id=new_id("aud"),
+        stream=stream,
+        sequence=head.sequence + 1 if head else 1,
+        at=at,
+        actor=actor.name,
+        action=action,
+        object_type=object_type,
+        object_id=object_id,
+        before=_as_json(before),
+        after=_as_json(after),
+        reason=reason,
+        request_id=actor.request_id,
+        mrr_delta_minor=mrr_delta.amount_minor if mrr_delta else None,
+        currency=mrr_delta.currency if mrr_delta else None,
+        previous_hash=head.hash if head else None,
+    )
+    entry.hash = entry_hash(entry)
+    session.add(entry)
+    await session.flush()
+    return entry
+
+
+def _as_json(value: Any) -> Any:
+    """Plain JSON data, so that what is hashed now equals what is read back later."""
+    return None if value is None else msgspec.json.decode(msgspec.json.encode(value))
+
+
+def entry_hash(entry: AuditEntryRow) -> str:
+    """SHA-256, in hex, over every field but the hash itself, in canonical JSON."""
+    fields = {
+        "id": entry.id,
+        "stream": entry.stream,
+        "sequence": entry.sequence,
+        "at": format_instant(entry.at),
+        "actor": entry.actor,
+        "action": entry.action,
+        "object_type": entry.object_type,
+        "object_id": entry.object_id,
+        "before": entry.before,
+        "after": entry.after,
+        "reason": entry.reason,
+        "request_id": entry.request_id,
+        "mrr_delta_minor": entry.mrr_delta_minor,
+        "currency": entry.currency,
+        "previous_hash": entry.previous_hash,
+    }
+    return hashlib.sha256(msgspec.json.encode(fields, order="sorted")).hexdigest()
+
+
+class Verification(msgspec.Struct, frozen=True):
+    """`first_broken` is the first entry, in order of stream and sequence, that does not add up."""
+
+    ok: bool
+    entries: int
+    first_broken: AuditEntryRow | None = None
+
+
+async def verify(session: AsyncSession, stream: str | None = None) -> Verification:
+    """Prove every chain, or one: no gap, every link and every hash right."""
+    query = select(AuditEntryRow).order_by(AuditEntryRow.stream, AuditEntryRow.sequence)
+    if stream is not None:
+        query = query.where(AuditEntryRow.stream == stream)
+    entries = 0
+    previous: AuditEntryRow | None = None
+    async for entry in await session.stream_scalars(query.execution_options(yield_per=500)):
+        if previous is not None and previous.stream != entry.stream:
+            previous = None
+        expected = (previous.sequence + 1, previous.hash) if previous else (1, None)
+        entries += 1
+        linked = (entry.sequence, entry.previous_hash) == expected
+        if not linked or entry.hash != entry_hash(entry):
+            return Verification(False, entries, entry)
+        previous = entry
+        session.expunge(entry)
+    return Verification(True, entries)
+
+
+async def entries(
+    session: AsyncSession, filter: AuditFilter, *, first: int, after: str | None
+) -> Sequence[AuditEntryRow]:
+    """Up to `first` entries, newest first, older than the entry `after`."""
+    conditions: list[ColumnElement[bool]] = [
+        column == value
+        for column, value in (
+            (AuditEntryRow.stream, filter.stream),
+            (AuditEntryRow.actor, filter.actor),
+            (AuditEntryRow.action, filter.action),
+            (AuditEntryRow.object_type, filter.object_type),
+            (AuditEntryRow.object_id, filter.object_id),
+        )
+        if value is not None
+    ]
+    if filter.from_ is not None:
+        conditions.append(AuditEntryRow.at >= filter.from_)
+    if filter.to is not None:
+        conditions.append(AuditEntryRow.at < filter.to)
+    if after is not None:
+        conditions.append(AuditEntryRow.id < after)
+    query = select(AuditEntryRow).where(*conditions).order_by(AuditEntryRow.id.desc()).limit(first)
+    return (await session.scalars(query)).all()
+
+
+async def count(session: AsyncSession) -> int:
+    return await session.scalar(select(func.count()).select_from(AuditEntryRow)) or 0

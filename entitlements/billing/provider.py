@@ -1,0 +1,598 @@
+"""Stripe behind the port of `subscriptions.payments`: the only module that changes subscriptions.
+
+It does not know whether it talks to Stripe or to the sandbox. Every effect carries a key derived
+from our change's id; the change's id is also written into the subscription's metadata, so that a
+later look tells whether the change arrived.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import stripe
+import structlog
+
+from entitlements.billing.prices import ProviderPrices
+from entitlements.catalog.model import Catalog, ProrationMode
+from entitlements.kernel.errors import (
+    PaymentDeclined,
+    PaymentProviderUnavailable,
+    ValidationFailed,
+)
+from entitlements.kernel.period import Period
+from entitlements.pricing.charges import billable_quantity
+from entitlements.storage.unit_of_work import Database
+from entitlements.subscriptions.lines import Line, LineKind, Slot
+from entitlements.subscriptions.payments import (
+    BillingCustomer,
+    BillingOrder,
+    Outcome,
+    OutcomeKind,
+    ProviderCustomer,
+    ProviderInvoice,
+    ProviderItem,
+    ProviderSubscription,
+)
+from entitlements.subscriptions.state import SubscriptionStatus
+
+log = structlog.get_logger()
+
+TIMEOUT_SECONDS = 10
+MAX_NETWORK_RETRIES = 2
+CLOCK_POLL_SECONDS = 0.05
+
+_STATUS = {
+    "incomplete_expired": SubscriptionStatus.CANCELED,
+    **{status.value: status for status in SubscriptionStatus},
+}
+_BEHAVIOR = {
+    ProrationMode.INVOICE_NOW: "always_invoice",
+    ProrationMode.NEXT_INVOICE: "create_prorations",
+    ProrationMode.NONE: "none",
+}
+
+
+@asynccontextmanager
+async def _provider_errors() -> AsyncIterator[None]:
+    """The SDK's errors as ours. Declines and refusals pass: their callers know what they mean."""
+    try:
+        yield
+    except stripe.RateLimitError as error:
+        raise PaymentProviderUnavailable(
+            "the payment provider takes no more requests for now", _retry_after(error)
+        ) from error
+    except (stripe.APIConnectionError, stripe.APIError) as error:
+        raise PaymentProviderUnavailable("the payment provider cannot be reached", 5) from error
+    except (stripe.AuthenticationError, stripe.PermissionError) as error:
+        log.error("stripe_refuses_our_key", error=type(error).__name__)
+        raise PaymentProviderUnavailable("the payment provider refuses our key") from error
+
+
+def _retry_after(error: stripe.StripeError) -> int:
+    header = str((error.headers or {}).get("Retry-After", ""))
+    return int(header) if header.isdigit() else 5
+
+
+class StripeProvider:
+    """The adapter. `api_base` empty means Stripe itself; calls give up after 10 seconds.
+
+    `test_clock` gives the id of the test clock that new customers live under, in a sandbox.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        api_key: str,
+        api_base: str,
+        catalog: Callable[[], Awaitable[Catalog]],
+        *,
+        test_clock: Callable[[], Awaitable[str | None]],
+    ) -> None:
+        self._http_client = stripe.HTTPXClient(timeout=TIMEOUT_SECONDS, allow_sync_methods=False)
+        self._client = stripe.StripeClient(
+            api_key,
+            base_addresses={"api": api_base.rstrip("/")} if api_base else {},
+            max_network_retries=MAX_NETWORK_RETRIES,
+            http_client=self._http_client,
+        )
+        self._catalog = catalog
+        self._test_clock = test_clock
+        self.prices = ProviderPrices(database, self._client)
+
+    # ── customers ────────────────────────────────────────────────────────────
+
+    async def ensure_customer(self, customer: BillingCustomer) -> ProviderCustomer:
+        async with _provider_errors():
+            provider_id = customer.provider_id or await self._create_customer(customer)
+            found = await self._customer(provider_id)
+            if found.payment_method_id is None and customer.sandbox_payment_method:
+                await self._attach(customer, provider_id, customer.sandbox_payment_method)
+                found = await self._customer(provider_id)
+            return found
+
+    async def _create_customer(self, customer: BillingCustomer) -> str:
+        params: dict[str, Any] = {"metadata": {"customer": customer.id}}
+        params |= {"name": customer.name} if customer.name else {}
+        params |= {"email": customer.email} if customer.email else {}
+        clock_id = await self._test_clock()
+        params |= {"test_clock": clock_id} if clock_id else {}
+        created = await self._client.v1.customers.create_async(
+            params,  # type: ignore[arg-type]
+            {"idempotency_key": f"customer:{customer.id}:create"},
+        )
+        return created.id
+
+    async def _attach(self, customer: BillingCustomer, provider_id: str, method: str) -> None:
+        """A named test card becomes the customer's default."""
+        try:
+            attached = await self._client.v1.payment_methods.attach_async(
+                method,
+                {"customer": provider_id},
+                {"idempotency_key": f"customer:{customer.id}:attach:{method}"},
+            )
+        except stripe.CardError as error:
+            raise _declined(error) from error
+        except stripe.InvalidRequestError as error:
+            raise ValidationFailed.of(
+                "sandboxPaymentMethod", "UNKNOWN_PAYMENT_METHOD", f"there is no {method!r}"
+            ) from error
+        await self._client.v1.customers.update_async(
+            provider_id,
+            {"invoice_settings": {"default_payment_method": attached.id}},
+            {"idempotency_key": f"customer:{customer.id}:default:{attached.id}"},
+        )
+
+    async def customer(self, provider_id: str) -> ProviderCustomer | None:
+        async with _provider_errors():
+            try:
+                return await self._customer(provider_id)
+            except stripe.InvalidRequestError:
+                return None
+
+    async def _customer(self, provider_id: str) -> ProviderCustomer:
+        found = await self._client.v1.customers.retrieve_async(
+            provider_id, {"expand": ["invoice_settings.default_payment_method"]}
+        )
+        settings = found.invoice_settings
+        method: Any = settings.default_payment_method if settings else None
+        card = getattr(method, "card", None)
+        return ProviderCustomer(
+            id=found.id,
+            balance_minor=found.balance or 0,
+            payment_method_id=method.id if method else None,
+            brand=card.brand if card else None,
+            last4=card.last4 if card else None,
+            expires=f"{card.exp_month:02}/{card.exp_year}" if card else None,
+        )
+
+    # ── orders ───────────────────────────────────────────────────────────────
+
+    async def preview(self, order: BillingOrder) -> ProviderInvoice:
+        async with _provider_errors():
+            items, _ = await self._items(order)
+            details: dict[str, Any] = {"items": items}
+            params: dict[str, Any] = {"subscription_details": details}
+            if order.customer.provider_id:
+                params["customer"] = order.customer.provider_id
+            if order.subscription_provider_id is None:
+                params["currency"] = order.currency
+            else:
+                params["subscription"] = order.subscription_provider_id
+                details |= self._proration(order)
+                if order.new_period:
+                    details["billing_cycle_anchor"] = "now"
+            invoice = await self._client.v1.invoices.create_preview_async(params)  # type: ignore[arg-type]
+            return await self._invoice(invoice)
+
+    async def execute(self, change_id: str, order: BillingOrder) -> Outcome:
+        async with _provider_errors():
+            try:
+                if order.subscription_provider_id is None:
+                    return await self._subscribe(change_id, order)
+                return await self._update(change_id, order, order.subscription_provider_id)
+            except stripe.InvalidRequestError as error:
+                log.error("stripe_refused", change=change_id, param=error.param, code=error.code)
+                return Outcome(kind=OutcomeKind.REFUSED, message=str(error.user_message or error))
+
+    async def _subscribe(self, change_id: str, order: BillingOrder) -> Outcome:
+        """A new subscription is incomplete until its first invoice is paid with the saved card."""
+        items, _ = await self._items(order)
+        params: dict[str, Any] = {
+            "customer": order.customer.provider_id,
+            "currency": order.currency,
+            "items": items,
+            "payment_behavior": "default_incomplete",
+            "billing_mode": {"type": "flexible"},
+            "metadata": {"change": change_id},
+        }
+        created = await self._client.v1.subscriptions.create_async(
+            params,  # type: ignore[arg-type]
+            {"idempotency_key": f"{change_id}:create"},
+        )
+        return await self._pay_first_invoice(change_id, created.id)
+
+    async def _pay_first_invoice(self, change_id: str, subscription_id: str) -> Outcome:
+        subscription = await self._subscription(subscription_id)
+        if subscription.status is SubscriptionStatus.INCOMPLETE and subscription.latest_invoice_id:
+            try:
+                await self._client.v1.invoices.pay_async(
+                    subscription.latest_invoice_id,
+                    {"off_session": False},
+                    {"idempotency_key": f"{change_id}:pay"},
+                )
+            except stripe.CardError:
+                return await self._unpaid(change_id, subscription)
+            subscription = await self._subscription(subscription_id)
+        return await self._applied(subscription)
+
+    async def _update(self, change_id: str, order: BillingOrder, subscription_id: str) -> Outcome:
+        items, emptied = await self._items(order)
+        params: dict[str, Any] = {
+            "items": items,
+            "payment_behavior": "pending_if_incomplete",
+            "metadata": {"change": change_id},
+            **self._proration(order),
+        }
+        if order.new_period:
+            params["billing_cycle_anchor"] = {"type": "now"}
+        await self._client.v1.subscriptions.update_async(
+            subscription_id,
+            params,  # type: ignore[arg-type]
+            {"idempotency_key": f"{change_id}:update"},
+        )
+        subscription = await self._subscription(subscription_id)
+        if subscription.pending_change_id == change_id:
+            return await self._unpaid(change_id, subscription)
+        return await self._sweep(change_id, subscription, emptied)
+
+    def _proration(self, order: BillingOrder) -> dict[str, Any]:
+        """The instant is pinned except where a new period starts: the provider refuses both."""
+        params: dict[str, Any] = {"proration_behavior": _BEHAVIOR[order.proration]}
+        if not order.new_period and order.proration is not ProrationMode.NONE:
+            params["proration_date"] = int(order.at.timestamp())
+        return params
+
+    async def _items(self, order: BillingOrder) -> tuple[list[dict[str, Any]], list[str]]:
+        """The items to send, and the ids of those that are emptied, to be deleted afterwards.
+
+        What stays is not sent. What leaves is reused by changing its price; what is left over is
+        set to quantity 0, since a pending update may not delete.
+        """
+        catalog = await self._catalog()
+        after = [slot for slot in order.after if not slot.metered]
+        prices = await self.prices.ensure(catalog, after, order.currency, order.interval)
+        held = {h.slot.key: h for h in order.before if not h.slot.metered}
+        leaving = [h for h in held.values() if h.slot.key not in {s.key for s in after}]
+        items: list[dict[str, Any]] = []
+        for slot in after:
+            old = held.get(slot.key)
+            if old is not None and old.slot == slot and not order.new_period:
+                continue
+            if old is None and leaving:
+                old = leaving.pop(0)
+            item = {"price": prices[slot], "quantity": _billable(catalog, slot)}
+            items.append({"id": old.provider_item_id, **item} if old else item)
+        emptied = [old.provider_item_id for old in leaving]
+        items += [{"id": item_id, "quantity": 0} for item_id in emptied]
+        return items, emptied
+
+    async def _sweep(
+        self, change_id: str, subscription: ProviderSubscription, emptied: list[str]
+    ) -> Outcome:
+        """Delete what an applied update has emptied."""
+        there = {item.id for item in subscription.items}
+        gone = [item_id for item_id in emptied if item_id in there]
+        if gone:
+            await self._client.v1.subscriptions.update_async(
+                subscription.id,
+                {
+                    "items": [{"id": item_id, "deleted": True} for item_id in gone],
+                    "proration_behavior": "none",
+                },
+                {"idempotency_key": f"{change_id}:sweep"},
+            )
+            subscription = await self._subscription(subscription.id)
+        return await self._applied(subscription)
+
+    async def _applied(self, subscription: ProviderSubscription) -> Outcome:
+        invoice = None
+        if subscription.latest_invoice_id:
+            invoice = await self._retrieve_invoice(subscription.latest_invoice_id)
+        return Outcome(kind=OutcomeKind.APPLIED, subscription=subscription, invoice=invoice)
+
+    async def _unpaid(self, change_id: str, subscription: ProviderSubscription) -> Outcome:
+        """The invoice is open: the customer must act, or the card was declined: all is undone."""
+        assert subscription.latest_invoice_id
+        found = await self._client.v1.invoices.retrieve_async(
+            subscription.latest_invoice_id,
+            {"expand": ["confirmation_secret", "payments.data.payment.payment_intent"]},
+        )
+        invoice = await self._invoice(found)
+        intent = _payment_intent(found)
+        if intent is not None and intent.status == "requires_action":
+            raw = await self._client.v1.subscriptions.retrieve_async(subscription.id)
+            expires = raw.pending_update.expires_at if raw.pending_update else None
+            secret = found.confirmation_secret
+            return Outcome(
+                kind=OutcomeKind.ACTION_REQUIRED,
+                subscription=subscription,
+                invoice=invoice,
+                client_secret=secret.client_secret if secret else None,
+                hosted_url=found.hosted_invoice_url,
+                expires_at=_instant(expires or found.created + 23 * 3600),
+            )
+        await self._void(change_id, found.id)
+        error = intent.last_payment_error if intent is not None else None
+        return Outcome(
+            kind=OutcomeKind.DECLINED,
+            subscription=await self._subscription(subscription.id),
+            invoice=await self._retrieve_invoice(found.id),
+            message=(error.message if error else None) or "the payment was declined",
+            decline_code=(error.decline_code or error.code) if error else None,
+        )
+
+    async def _void(self, change_id: str, invoice_id: str) -> None:
+        """Voiding the invoice of a pending update drops it; that of a new subscription ends it."""
+        await self._client.v1.invoices.void_invoice_async(
+            invoice_id, {}, {"idempotency_key": f"{change_id}:void"}
+        )
+
+    async def progress(self, change_id: str, order: BillingOrder) -> Outcome | None:
+        async with _provider_errors():
+            subscription = await self._subscription_of(change_id, order)
+            if subscription is None:
+                return None
+            if subscription.pending_change_id == change_id:
+                return await self._unpaid(change_id, subscription)
+            if subscription.change_id != change_id:
+                return None
+            if order.subscription_provider_id is None:
+                return await self._progress_of_new(change_id, subscription)
+            kept = {h.provider_item_id for h in order.before}
+            wanted = {slot.key for slot in order.after}
+            emptied = [
+                item.id
+                for item in subscription.items
+                if item.id in kept and item.quantity == 0 and item.key not in wanted
+            ]
+            return await self._sweep(change_id, subscription, emptied)
+
+    async def _progress_of_new(self, change_id: str, subscription: ProviderSubscription) -> Outcome:
+        if subscription.status is SubscriptionStatus.INCOMPLETE:
+            return await self._pay_first_invoice(change_id, subscription.id)
+        if subscription.status is SubscriptionStatus.CANCELED:
+            return Outcome(
+                kind=OutcomeKind.DECLINED,
+                subscription=subscription,
+                message="the first payment was not made in time",
+            )
+        return await self._applied(subscription)
+
+    async def _subscription_of(
+        self, change_id: str, order: BillingOrder
+    ) -> ProviderSubscription | None:
+        if order.subscription_provider_id is not None:
+            return await self._subscription(order.subscription_provider_id)
+        if order.customer.provider_id is None:
+            return None
+        listed = await self._client.v1.subscriptions.list_async(
+            {"customer": order.customer.provider_id, "status": "all", "limit": 100}
+        )
+        for found in listed.data:
+            if (found.metadata.to_dict() if found.metadata else {}).get("change") == change_id:
+                return await self._read_subscription(found)
+        return None
+
+    async def abandon(self, change_id: str, order: BillingOrder) -> Outcome:
+        async with _provider_errors():
+            subscription = await self._subscription_of(change_id, order)
+            waiting = subscription is not None and (
+                subscription.pending_change_id == change_id
+                or subscription.status is SubscriptionStatus.INCOMPLETE
+            )
+            if subscription is not None and waiting and subscription.latest_invoice_id:
+                await self._void(change_id, subscription.latest_invoice_id)
+                subscription = await self._subscription(subscription.id)
+                return Outcome(kind=OutcomeKind.DECLINED, subscription=subscription)
+            if subscription is not None and subscription.change_id == change_id:
+                return await self._applied(subscription)
+            return Outcome(kind=OutcomeKind.DECLINED, subscription=subscription)
+
+    async def cancel(
+        self,
+        change_id: str,
+        subscription_provider_id: str,
+        *,
+        at_end: bool | None,
+        invoice_now: bool,
+        prorate: bool,
+    ) -> Outcome:
+        async with _provider_errors():
+            try:
+                if at_end is not None:
+                    await self._client.v1.subscriptions.update_async(
+                        subscription_provider_id,
+                        {"cancel_at_period_end": at_end, "metadata": {"change": change_id}},
+                        {"idempotency_key": f"{change_id}:cancel_at_end:{at_end}"},
+                    )
+                else:
+                    await self._client.v1.subscriptions.cancel_async(
+                        subscription_provider_id,
+                        {"invoice_now": invoice_now, "prorate": prorate},
+                        {"idempotency_key": f"{change_id}:cancel"},
+                    )
+            except stripe.InvalidRequestError as error:
+                return Outcome(kind=OutcomeKind.REFUSED, message=str(error.user_message or error))
+            return await self._applied(await self._subscription(subscription_provider_id))
+
+    # ── reading ──────────────────────────────────────────────────────────────
+
+    async def subscription(self, provider_id: str) -> ProviderSubscription | None:
+        async with _provider_errors():
+            try:
+                return await self._subscription(provider_id)
+            except stripe.InvalidRequestError:
+                return None
+
+    async def _subscription(self, provider_id: str) -> ProviderSubscription:
+        found = await self._client.v1.subscriptions.retrieve_async(provider_id)
+        return await self._read_subscription(found)
+
+    async def _read_subscription(self, found: stripe.Subscription) -> ProviderSubscription:
+        items = found["items"].data
+        slots = await self.prices.slots(item.price.id for item in items)
+        licensed = items[0]
+        pending = found.pending_update
+        return ProviderSubscription(
+            id=found.id,
+            customer_provider_id=_id(found.customer) or "",
+            status=_STATUS[found.status],
+            period=Period(
+                _instant(licensed.current_period_start), _instant(licensed.current_period_end)
+            ),
+            anchor=_instant(found.billing_cycle_anchor),
+            items=tuple(
+                ProviderItem(
+                    item.id,
+                    slots[item.price.id].package_id if item.price.id in slots else None,
+                    slots[item.price.id].version if item.price.id in slots else None,
+                    slots[item.price.id].charge_id if item.price.id in slots else None,
+                    item.quantity,
+                )
+                for item in items
+            ),
+            change_id=_metadata(found.metadata).get("change"),
+            pending_change_id=_metadata(pending.metadata).get("change") if pending else None,
+            cancel_at=_optional_instant(found.cancel_at),
+            trial_ends_at=_optional_instant(found.trial_end),
+            ended_at=_optional_instant(found.ended_at),
+            latest_invoice_id=_id(found.latest_invoice),
+        )
+
+    async def invoice(self, provider_id: str) -> ProviderInvoice | None:
+        async with _provider_errors():
+            try:
+                return await self._retrieve_invoice(provider_id)
+            except stripe.InvalidRequestError:
+                return None
+
+    async def invoices(self, customer_provider_id: str) -> tuple[ProviderInvoice, ...]:
+        async with _provider_errors():
+            listed = await self._client.v1.invoices.list_async(
+                {"customer": customer_provider_id, "limit": 100}
+            )
+            return tuple([await self._invoice(found) for found in listed.data])
+
+    async def _retrieve_invoice(self, provider_id: str) -> ProviderInvoice:
+        return await self._invoice(await self._client.v1.invoices.retrieve_async(provider_id))
+
+    async def _invoice(self, found: stripe.Invoice) -> ProviderInvoice:
+        lines = list(found.lines.data)
+        if found.lines.has_more and found.id:
+            pages = await self._client.v1.invoices.line_items.list_async(found.id, {"limit": 100})
+            lines = [line async for line in pages.auto_paging_iter()]
+        slots = await self.prices.slots(filter(None, map(_price_id, lines)))
+        details = found.parent.subscription_details if found.parent else None
+        return ProviderInvoice(
+            id=getattr(found, "id", None),
+            number=found.number,
+            status=found.status or "draft",
+            currency=found.currency,
+            created_at=_instant(found.created),
+            subscription_provider_id=_id(details.subscription) if details else None,
+            total_minor=found.total,
+            amount_due_minor=found.amount_due,
+            amount_paid_minor=found.amount_paid,
+            starting_balance_minor=found.starting_balance,
+            ending_balance_minor=found.ending_balance,
+            hosted_url=getattr(found, "hosted_invoice_url", None),
+            lines=tuple(_line(line, slots) for line in lines),
+        )
+
+    # ── sandbox ──────────────────────────────────────────────────────────────
+
+    async def advance_clock(self, to: datetime) -> None:
+        clock_id = await self._test_clock()
+        if clock_id is None:
+            return
+        async with _provider_errors():
+            clocks = self._client.v1.test_helpers.test_clocks
+            await clocks.advance_async(clock_id, {"frozen_time": int(to.timestamp())})
+            while (await clocks.retrieve_async(clock_id)).status == "advancing":  # noqa: ASYNC110
+                await asyncio.sleep(CLOCK_POLL_SECONDS)
+
+    async def create_test_clock(self, at: datetime) -> str:
+        async with _provider_errors():
+            created = await self._client.v1.test_helpers.test_clocks.create_async(
+                {"frozen_time": int(at.timestamp()), "name": "entitlements"}
+            )
+            return created.id
+
+    async def close(self) -> None:
+        await self._http_client.close_async()  # type: ignore[no-untyped-call]
+
+
+def _billable(catalog: Catalog, slot: Slot) -> int:
+    charge = catalog.version(slot.package_id, slot.version).charge(slot.charge_id)
+    return billable_quantity(charge, slot.quantity)
+
+
+def _line(line: stripe.InvoiceLineItem, slots: Mapping[str, Any]) -> Line:
+    slot = slots.get(_price_id(line) or "")
+    parent = line.parent.subscription_item_details if line.parent else None
+    credited = bool(parent and parent.proration_details and parent.proration_details.credited_items)
+    return Line(
+        id=getattr(line, "id", None),
+        kind=LineKind.CREDIT if credited or line.amount < 0 else LineKind.CHARGE,
+        package_id=slot.package_id if slot else None,
+        version=slot.version if slot else None,
+        charge_id=slot.charge_id if slot else None,
+        description=line.description or "",
+        quantity=line.quantity,
+        period=_period(line.period.start, line.period.end),
+        amount_minor=line.amount,
+    )
+
+
+def _price_id(line: stripe.InvoiceLineItem) -> str | None:
+    details = line.pricing.price_details if line.pricing else None
+    return _id(details.price) if details else None
+
+
+def _payment_intent(invoice: stripe.Invoice) -> Any:
+    for payment in invoice.payments.data if invoice.payments else ():
+        intent = payment.payment.payment_intent
+        if intent is not None and not isinstance(intent, str):
+            return intent
+    return None
+
+
+def _declined(error: stripe.CardError) -> PaymentDeclined:
+    body = error.error
+    return PaymentDeclined(
+        error.user_message or "the card was declined",
+        (body.decline_code if body else None) or error.code,
+    )
+
+
+def _metadata(metadata: Any) -> dict[str, str]:
+    return metadata.to_dict() if metadata else {}
+
+
+def _id(reference: Any) -> str | None:
+    """The id of an expandable field, expanded or not."""
+    return reference if reference is None or isinstance(reference, str) else str(reference.id)
+
+
+def _instant(seconds: int) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def _optional_instant(seconds: int | None) -> datetime | None:
+    return None if seconds is None else _instant(seconds)
+
+
+def _period(start: int, end: int) -> Period | None:
+    return Period(_instant(start), _instant(end)) if start < end else None

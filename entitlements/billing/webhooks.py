@@ -1,0 +1,182 @@
+"""The inbox: an event is verified, stored once by its id, answered, and applied afterwards.
+
+What is applied is never the event but the object's present state, fetched then: so events may
+come late, twice and in any order.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+import stripe
+import structlog
+from sqlalchemy import select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from entitlements.billing.tables import WebhookEventRow
+from entitlements.kernel.clock import Clock, wall_now
+from entitlements.kernel.errors import ServiceError
+from entitlements.storage.unit_of_work import Database
+from entitlements.subscriptions.sync import ProviderSync
+
+log = structlog.get_logger()
+
+TOLERANCE = timedelta(minutes=5)
+LEASE = timedelta(seconds=60)
+RETRY_AFTER = timedelta(seconds=2)
+RETRY_AT_MOST = timedelta(minutes=10)
+ATTEMPTS = 20
+
+HANDLED = frozenset(
+    {
+        "checkout.session.completed",
+        "customer.updated",
+        "customer.subscription.created",
+        "customer.subscription.updated",
+        "customer.subscription.deleted",
+        "customer.subscription.paused",
+        "customer.subscription.resumed",
+        "customer.subscription.trial_will_end",
+        "customer.subscription.pending_update_applied",
+        "customer.subscription.pending_update_expired",
+        "invoice.created",
+        "invoice.paid",
+        "invoice.voided",
+        "invoice.payment_failed",
+        "invoice.payment_action_required",
+        "invoice.finalization_failed",
+        "invoice.upcoming",
+        "payment_method.attached",
+        "payment_method.detached",
+    }
+)
+
+
+class InvalidWebhook(Exception):
+    """Not signed with our secret, too old, or not of our mode. Nothing is stored."""
+
+
+class Webhooks:
+    """`secret` is the endpoint's; `livemode` what its events must say."""
+
+    def __init__(
+        self, database: Database, clock: Clock, sync: ProviderSync, secret: str, *, livemode: bool
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._sync = sync
+        self._secret = secret
+        self._livemode = livemode
+
+    async def receive(self, payload: bytes, signature: str) -> str:
+        """Store an event, once; its id. Raises `InvalidWebhook` and stores nothing."""
+        event = self._verified(payload, signature)
+        about = event.get("data", {}).get("object", {})
+        customer = about.get("id") if about.get("object") == "customer" else about.get("customer")
+        row = {
+            "id": str(event["id"])[:255],
+            "type": str(event["type"])[:100],
+            "object_id": about.get("id"),
+            "customer_provider_id": customer if isinstance(customer, str) else None,
+            "received_at": self._clock.now(),
+            "status": "received" if event["type"] in HANDLED else "ignored",
+            "due_at": wall_now(),
+            "attempts": 0,
+        }
+        insert = postgresql.insert if self._database.is_postgresql else sqlite.insert
+        async with self._database.write() as session:
+            await session.execute(insert(WebhookEventRow).values(row).on_conflict_do_nothing())
+        return str(event["id"])
+
+    def _verified(self, payload: bytes, signature: str) -> dict[str, Any]:
+        """The event, where the signature is ours and its time is near (both ways)."""
+        try:
+            stripe.WebhookSignature.verify_header(
+                payload.decode(), signature, self._secret, tolerance=None
+            )
+            signed_at = int(dict(p.split("=", 1) for p in signature.split(","))["t"])
+            event = msgspec.json.decode(payload)
+            if abs(wall_now().timestamp() - signed_at) > TOLERANCE.total_seconds():
+                raise InvalidWebhook("the signature's time is not near")
+            if event["livemode"] is not self._livemode:
+                raise InvalidWebhook("an event of the other mode")
+            if not isinstance(event["id"], str) or not isinstance(event["type"], str):
+                raise InvalidWebhook("not an event")
+        except (
+            stripe.SignatureVerificationError,
+            msgspec.DecodeError,
+            UnicodeDecodeError,
+            KeyError,
+            TypeError,
+            ValueError,
+        ) as error:
+            raise InvalidWebhook("not an event of the provider") from error
+        return dict(event)
+
+    async def work(self, limit: int = 200) -> int:
+        """Apply what is due: one fetch per customer, however many events. How many were done."""
+        events = await self._take(limit)
+        by_customer: dict[str | None, list[str]] = {}
+        for event in events:
+            by_customer.setdefault(event.customer_provider_id, []).append(event.id)
+        for customer_provider_id, event_ids in by_customer.items():
+            await self._apply(customer_provider_id, event_ids)
+        return len(events)
+
+    async def _take(self, limit: int) -> Sequence[WebhookEventRow]:
+        """Lease what is due to this process; others pass over it."""
+        now = wall_now()
+        async with self._database.write() as session:
+            query = (
+                select(WebhookEventRow)
+                .where(WebhookEventRow.status == "received", WebhookEventRow.due_at <= now)
+                .order_by(WebhookEventRow.due_at)
+                .limit(limit)
+                .with_for_update(skip_locked=True)
+            )
+            events = (await session.scalars(query)).all()
+            for event in events:
+                event.due_at = now + LEASE
+                event.attempts += 1
+        return events
+
+    async def _apply(self, customer_provider_id: str | None, event_ids: list[str]) -> None:
+        status, error = "done", None
+        try:
+            if customer_provider_id is None or not await self._sync.customer(customer_provider_id):
+                status, error = "ignored", "no customer of ours"
+        except ServiceError as refused:
+            error = f"{refused.code}: {refused.message}"
+        except Exception as fault:
+            log.exception("webhook_failed", customer=customer_provider_id)
+            error = type(fault).__name__
+        async with self._database.write() as session:
+            if error is None or status == "ignored":
+                await session.execute(
+                    update(WebhookEventRow)
+                    .where(WebhookEventRow.id.in_(event_ids))
+                    .values(status=status, error=error)
+                )
+                return
+            for event in await session.scalars(
+                select(WebhookEventRow).where(WebhookEventRow.id.in_(event_ids))
+            ):
+                event.error = error
+                event.status = "failed" if event.attempts >= ATTEMPTS else "received"
+                event.due_at = wall_now() + _backoff(event.attempts)
+
+    async def next_due(self) -> datetime | None:
+        async with self._database.read() as session:
+            return await session.scalar(
+                select(WebhookEventRow.due_at)
+                .where(WebhookEventRow.status == "received")
+                .order_by(WebhookEventRow.due_at)
+                .limit(1)
+            )
+
+
+def _backoff(attempts: int) -> timedelta:
+    """Two seconds, then twice as long each time, at most ten minutes."""
+    pause: timedelta = RETRY_AFTER * 2 ** min(max(attempts - 1, 0), 10)
+    return min(pause, RETRY_AT_MOST)

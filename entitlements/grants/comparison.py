@@ -1,0 +1,95 @@
+"""Plans side by side: the ✓ and ✗ of a pricing page."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from entitlements.catalog.model import (
+    AddOn,
+    Catalog,
+    EntitlementValue,
+    Feature,
+    GrantMode,
+    Plan,
+    Product,
+)
+from entitlements.catalog.values import at_least, combine, is_granted
+from entitlements.kernel.errors import Issue, NotFound, ValidationFailed
+
+
+class ComparisonCell(msgspec.Struct, frozen=True):
+    """One feature in one plan. `value` is the plan's own grant, None where it has none.
+
+    Of a level that is bought by the unit `value` is the most that may be bought. `via_add_ons`
+    work with the plan and give more of the feature than it does.
+    """
+
+    plan: Plan
+    included: bool
+    value: EntitlementValue | None
+    via_add_ons: tuple[AddOn, ...]
+
+
+class ComparisonRow(msgspec.Struct, frozen=True):
+    feature: Feature
+    cells: tuple[ComparisonCell, ...]
+
+
+class Comparison(msgspec.Struct, frozen=True):
+    """Rows in the order of the catalog's features, cells in the order of `plans`."""
+
+    product: Product
+    plans: tuple[Plan, ...]
+    rows: tuple[ComparisonRow, ...]
+
+
+def compare(catalog: Catalog, product_id: str, plan_ids: Sequence[str] | None = None) -> Comparison:
+    """Compare plans sold now, all of the product's or those named, in the order named.
+
+    There is a row for each feature that a compared plan or an add-on of the product touches.
+    Raises `NotFound` for the product, `ValidationFailed` for a plan that is not the product's.
+    """
+    product = catalog.products.get(product_id)
+    if product is None:
+        raise NotFound("product", product_id)
+    plans = _plans(product, plan_ids)
+    touched = {e.feature_id for p in (*plans, *product.add_ons) for e in p.entitlements}
+    rows = [
+        ComparisonRow(feature, tuple(_cell(feature, plan, product) for plan in plans))
+        for feature in catalog.features.values()
+        if feature.id in touched
+    ]
+    return Comparison(product, plans, tuple(rows))
+
+
+def _plans(product: Product, plan_ids: Sequence[str] | None) -> tuple[Plan, ...]:
+    if plan_ids is None:
+        return product.plans
+    by_id = {plan.id: plan for plan in product.plans}
+    issues = [
+        Issue(("planIds", str(i)), "UNKNOWN_PLAN", f"{product.name} has no plan {plan_id!r}")
+        for i, plan_id in enumerate(plan_ids)
+        if plan_id not in by_id
+    ]
+    if issues:
+        raise ValidationFailed(issues)
+    return tuple(by_id[plan_id] for plan_id in dict.fromkeys(plan_ids))
+
+
+def _cell(feature: Feature, plan: Plan, product: Product) -> ComparisonCell:
+    value = _value(feature, plan)
+    via = [a for a in product.add_ons if a.fits(plan.id) and _gives_more(feature, a, value)]
+    return ComparisonCell(plan, is_granted(value), value, tuple(via))
+
+
+def _value(feature: Feature, package: Plan | AddOn) -> EntitlementValue | None:
+    return combine(feature, (e.value for e in package.entitlements if e.feature_id == feature.id))
+
+
+def _gives_more(feature: Feature, add_on: AddOn, value: EntitlementValue | None) -> bool:
+    if value is not None and value.unlimited:
+        return False
+    own = [e for e in add_on.entitlements if e.feature_id == feature.id]
+    if any(e.mode is GrantMode.ADD for e in own):
+        return True
+    return any(is_granted(e.value) and not at_least(feature, value, e.value) for e in own)

@@ -1,0 +1,795 @@
+"""Invoices: their lines, what is due, how they are paid, and the items that wait for the next one.
+
+draft → open → paid | void | uncollectible. What is due is the total less the customer's credit;
+a negative total becomes credit, a total below the currency's smallest charge is carried over.
+"""
+
+from collections.abc import Callable, Iterable
+from fractions import Fraction
+from typing import Any
+
+import stripe
+
+from entitlements.kernel.money import is_currency, round_half_away
+from entitlements.sandbox import customers
+from entitlements.sandbox.errors import Json, invalid
+from entitlements.sandbox.events import emit, now
+from entitlements.sandbox.intents import cancel_intent, intent_of, open_intent
+from entitlements.sandbox.proration import SMALLEST_CHARGE_MINOR
+from entitlements.sandbox.routes import Call, endpoint
+from entitlements.sandbox.shapes import (
+    PAGE,
+    in_range,
+    list_object,
+    merge_metadata,
+    page,
+    page_of,
+    plain_shape,
+    public,
+    render,
+    shape,
+)
+from entitlements.sandbox.store import Transaction, make_id
+
+SETTLED: list[Callable[[Transaction, Json], None]] = []
+"""Who wants to know that an invoice was paid, voided or given up (the subscriptions do)."""
+
+LINES_SHOWN = 10
+"""How many lines an invoice carries itself; the rest is in its list of lines, as at Stripe."""
+
+plain_shape("line_item", stripe.InvoiceLineItem)
+plain_shape("invoiceitem", stripe.InvoiceItem)
+
+
+def _payments(tx: Transaction, doc: Json) -> Json:
+    found = [render(tx, p) for p in tx.find("invoice_payment", parent=doc["id"])]
+    return list_object("/v1/invoice_payments", found)
+
+
+def _confirmation_secret(tx: Transaction, doc: Json) -> Json | None:
+    intent = intent_of(tx, doc)
+    if intent is None or doc["status"] == "draft":
+        return None
+    return {"client_secret": intent["client_secret"], "type": "payment_intent"}
+
+
+@shape(
+    "invoice",
+    stripe.Invoice,
+    includable={"payments": _payments, "confirmation_secret": _confirmation_secret},
+)
+def _render_invoice(tx: Transaction, doc: Json) -> Json:
+    lines = doc["_lines"]
+    shown = [render(tx, line) for line in lines[:LINES_SHOWN]]
+    url = None
+    if doc["status"] not in ("draft", None) and not doc["_preview"]:
+        url = f"{tx.public_url}/invoice/{doc['_key']}"
+    return public(doc) | {
+        "hosted_invoice_url": url,
+        "invoice_pdf": f"{url}/pdf" if url else None,
+        "lines": list_object(
+            f"/v1/invoices/{doc['id']}/lines", shown, has_more=len(lines) > LINES_SHOWN
+        ),
+    }
+
+
+# --- lines
+
+
+def subscription_line(
+    sub: Json,
+    item: Json,
+    price: Json,
+    amount: int,
+    period: tuple[int, int],
+    description: str,
+    *,
+    quantity: int | None,
+    proration: bool = False,
+    credits: Json | None = None,
+) -> Json:
+    """A line for one item of a subscription. `credits` is the debit that a credit line takes back."""
+    line = _line(price["currency"], amount, period, description, sub["metadata"])
+    credited = None
+    if credits and credits.get("invoice"):
+        credited = {"invoice": credits["invoice"], "invoice_line_items": [credits["line"]]}
+    line |= {
+        "parent": {
+            "type": "subscription_item_details",
+            "invoice_item_details": None,
+            "subscription_item_details": {
+                "invoice_item": None,
+                "proration": proration,
+                "proration_details": {"credited_items": credited},
+                "subscription": sub["id"],
+                "subscription_item": item["id"],
+            },
+        },
+        "pricing": pricing_of(price),
+        "quantity": quantity,
+        "quantity_decimal": None if quantity is None else str(quantity),
+        "subscription": sub["id"],
+    }
+    return line
+
+
+def _line(
+    currency: str, amount: int, period: tuple[int, int], description: str | None, metadata: Json
+) -> Json:
+    return {
+        "id": make_id("il"),
+        "object": "line_item",
+        "amount": amount,
+        "currency": currency,
+        "description": description,
+        "discount_amounts": [],
+        "discountable": amount >= 0,
+        "discounts": [],
+        "invoice": None,
+        "livemode": False,
+        "metadata": dict(metadata),
+        "parent": None,
+        "period": {"start": period[0], "end": period[1]},
+        "pretax_credit_amounts": [],
+        "pricing": None,
+        "quantity": 1,
+        "quantity_decimal": "1",
+        "subscription": None,
+        "subtotal": amount,
+        "taxes": [],
+    }
+
+
+def pricing_of(price: Json) -> Json:
+    return {
+        "type": "price_details",
+        "price_details": {"price": price["id"], "product": price["product"]},
+        "unit_amount_decimal": price["unit_amount_decimal"],
+    }
+
+
+def pend(tx: Transaction, customer: Json, line: Json) -> Json:
+    """Keep a line as an item that the next invoice takes."""
+    details = (line["parent"] or {}).get("subscription_item_details")
+    credited = details and details["proration_details"]["credited_items"]
+    item = {
+        "id": make_id("ii"),
+        "object": "invoiceitem",
+        "amount": line["amount"],
+        "currency": line["currency"],
+        "customer": customer["id"],
+        "date": now(tx, customer),
+        "description": line["description"],
+        "discountable": line["discountable"],
+        "discounts": [],
+        "frozen_fields": [],
+        "invoice": None,
+        "livemode": False,
+        "metadata": line["metadata"],
+        "net_amount": line["amount"],
+        "parent": details
+        and {
+            "type": "subscription_details",
+            "subscription_details": {
+                "subscription": details["subscription"],
+                "subscription_item": details["subscription_item"],
+            },
+        },
+        "period": line["period"],
+        "pricing": line["pricing"],
+        "proration": bool(details and details["proration"]),
+        "proration_details": {
+            "credited_items": credited
+            and {
+                "type": "invoice_line_items",
+                "invoice_item": None,
+                "invoice_line_item_details": credited,
+            },
+            "discount_amounts": [],
+        },
+        "quantity": line["quantity"] or 0,
+        "quantity_decimal": line["quantity_decimal"] or "0",
+        "tax_rates": [],
+        "test_clock": customer["test_clock"],
+        "_parent": line["subscription"] or customer["id"],
+        "_line": line,
+        "_subscription": line["subscription"],
+    }
+    tx.save(item)
+    emit(tx, "invoiceitem.created", item)
+    return item
+
+
+def pending_items(tx: Transaction, customer: str, subscription: str | None) -> list[Json]:
+    """What waits for the next invoice of a subscription: its own items and the customer's."""
+    return [
+        item
+        for item in tx.find("invoiceitem", customer=customer)
+        if item["invoice"] is None and item["_subscription"] in (None, subscription)
+    ]
+
+
+def line_of(item: Json) -> Json:
+    """The line that a waiting item becomes."""
+    line: Json = item["_line"] | {"metadata": item["metadata"], "description": item["description"]}
+    details = line["parent"] and line["parent"]["subscription_item_details"]
+    if details:
+        return line | {
+            "parent": line["parent"]
+            | {"subscription_item_details": details | {"invoice_item": item["id"]}}
+        }
+    return line | {
+        "parent": {
+            "type": "invoice_item_details",
+            "invoice_item_details": {
+                "invoice_item": item["id"],
+                "proration": False,
+                "proration_details": {"credited_items": None},
+                "subscription": item["_subscription"],
+            },
+            "subscription_item_details": None,
+        }
+    }
+
+
+# --- what is due
+
+
+def settle(total: int, balance: int, currency: str) -> tuple[int, int]:
+    """What is charged for a total, and the customer's balance after it (negative is credit).
+
+    >>> settle(1000, -300, "usd"), settle(-500, 0, "usd"), settle(30, 0, "usd")
+    ((700, 0), (0, -500), (0, 30))
+    """
+    due = total + balance
+    if total < 0 or due <= 0:
+        return 0, due
+    if due < SMALLEST_CHARGE_MINOR.get(currency, 1):
+        return 0, due
+    return due, 0
+
+
+def compose(
+    tx: Transaction,
+    customer: Json,
+    sub: Json | None,
+    lines: list[Json],
+    reason: str,
+    at: int,
+    *,
+    preview: bool = False,
+    proration_date: int | None = None,
+    **fields: Any,
+) -> Json:
+    """An invoice over lines, as a draft; nothing is saved."""
+    id = make_id("upcoming_in" if preview else "in")
+    currency = lines[0]["currency"] if lines else sub["currency"] if sub else customer["currency"]
+    total = sum(line["amount"] for line in lines)
+    due, after = settle(total, customer["balance"], currency)
+    starts = [line["period"]["start"] for line in lines]
+    invoice: Json = {
+        "id": id,
+        "object": "invoice",
+        "account_country": "US",
+        "account_name": "Sandbox",
+        "amount_due": due,
+        "amount_overpaid": 0,
+        "amount_paid": 0,
+        "amount_paid_off_stripe": 0,
+        "amount_remaining": due,
+        "amount_shipping": 0,
+        "attempt_count": 0,
+        "attempted": False,
+        "auto_advance": sub is not None,
+        "automatic_tax": {
+            "disabled_reason": None,
+            "enabled": False,
+            "liability": None,
+            "provider": None,
+            "status": None,
+        },
+        "billing_reason": reason,
+        "collection_method": "charge_automatically",
+        "created": at,
+        "currency": currency,
+        "customer": customer["id"],
+        "customer_address": customer["address"],
+        "customer_email": customer["email"],
+        "customer_name": customer["name"],
+        "customer_phone": customer["phone"],
+        "customer_shipping": customer["shipping"],
+        "customer_tax_exempt": customer["tax_exempt"],
+        "customer_tax_ids": [],
+        "default_tax_rates": [],
+        "default_payment_method": None,
+        "description": None,
+        "discounts": [],
+        "ending_balance": after if preview else None,
+        "issuer": {"account": None, "type": "self"},
+        "livemode": False,
+        "metadata": {},
+        "next_payment_attempt": None,
+        "number": None,
+        "parent": sub and _parent_of(sub, proration_date),
+        "payment_settings": {
+            "default_mandate": None,
+            "payment_method_options": None,
+            "payment_method_types": None,
+        },
+        "period_end": at,
+        "period_start": min(starts, default=at) if reason == "subscription_cycle" else at,
+        "post_payment_credit_notes_amount": 0,
+        "pre_payment_credit_notes_amount": 0,
+        "starting_balance": customer["balance"],
+        "status": "draft",
+        "status_transitions": {
+            "finalized_at": None,
+            "marked_uncollectible_at": None,
+            "paid_at": None,
+            "voided_at": None,
+        },
+        "subtotal": total,
+        "subtotal_excluding_tax": total,
+        "test_clock": customer["test_clock"],
+        "total": total,
+        "total_discount_amounts": [],
+        "total_excluding_tax": total,
+        "total_pretax_credit_amounts": [],
+        "total_taxes": [],
+        "webhooks_delivered_at": None,
+        "_key": make_id("inv"),
+        "_lines": [line | {"invoice": id} for line in lines],
+        "_parent": sub and sub["id"],
+        "_preview": preview,
+        "_intent": None,
+        "_was_pending": [],
+    }
+    return invoice | fields
+
+
+def _parent_of(sub: Json, proration_date: int | None) -> Json:
+    return {
+        "type": "subscription_details",
+        "quote_details": None,
+        "subscription_details": {
+            "metadata": dict(sub["metadata"]),
+            "subscription": sub["id"],
+            "subscription_proration_date": proration_date,
+        },
+    }
+
+
+def create(
+    tx: Transaction,
+    customer: Json,
+    sub: Json | None,
+    lines: list[Json],
+    reason: str,
+    at: int,
+    *,
+    items: Iterable[Json] = (),
+    waiting: Iterable[Json] = (),
+    proration_date: int | None = None,
+    **fields: Any,
+) -> Json:
+    """A draft invoice over new lines and waiting items.
+
+    `items` are the subscription's items as they will be: the debits on them learn which line
+    charged them, so that a later credit can name it.
+    """
+    waiting = list(waiting)
+    all_lines = [line_of(item) for item in waiting] + lines
+    invoice = compose(
+        tx, customer, sub, all_lines, reason, at, proration_date=proration_date, **fields
+    )
+    for item in waiting:
+        item["invoice"] = invoice["id"]
+        tx.save(item)
+    invoice["_was_pending"] = [item["id"] for item in waiting]
+    by_line = {line["id"]: line for line in invoice["_lines"]}
+    for item in items:
+        debit = item.get("_debit")
+        if debit and debit["line"] in by_line:
+            debit["invoice"] = invoice["id"]
+    tx.save(invoice)
+    emit(tx, "invoice.created", invoice)
+    if sub is not None:
+        sub["latest_invoice"] = invoice["id"]
+        tx.save(sub)
+    return invoice
+
+
+def finalize(tx: Transaction, invoice: Json) -> None:
+    """Number it, take the customer's balance into account, and open it; nothing due is paid."""
+    if invoice["status"] != "draft":
+        raise invalid("This invoice is already finalized, you can't re-finalize it.")
+    customer = tx.need(invoice["customer"], "customer", "customer")
+    at = now(tx, invoice)
+    customers.settle_currency(tx, customer, invoice["currency"])
+    due, after = settle(invoice["total"], customer["balance"], invoice["currency"])
+    invoice |= {
+        "amount_due": due,
+        "amount_remaining": due,
+        "effective_at": at,
+        "starting_balance": customer["balance"],
+        "ending_balance": after,
+        "number": f"{customer['invoice_prefix']}-{customer['next_invoice_sequence']:04d}",
+        "status": "open",
+    }
+    invoice["status_transitions"] |= {"finalized_at": at}
+    customer["next_invoice_sequence"] += 1
+    tx.save(customer)
+    if after != customer["balance"]:
+        _move_balance(tx, customer, invoice, after - customer["balance"])
+    if due:
+        open_intent(tx, invoice, customer)
+    tx.save(invoice)
+    emit(tx, "invoice.finalized", invoice)
+    if not due:
+        mark_paid(tx, invoice)
+
+
+def _move_balance(tx: Transaction, customer: Json, invoice: Json, change: int) -> None:
+    before = render(tx, customer)
+    small = invoice["total"] > 0 and change > 0 and invoice["amount_due"] == 0
+    type = "invoice_too_small" if small and customer["balance"] >= 0 else "applied_to_invoice"
+    customers.adjust_balance(tx, customer, change, type, invoice=invoice["id"])
+    emit(tx, "customer.updated", customer, before)
+
+
+def mark_paid(tx: Transaction, invoice: Json, amount: int = 0, *, off_stripe: bool = False) -> None:
+    before = render(tx, invoice)
+    at = now(tx, invoice)
+    invoice |= {
+        "status": "paid",
+        "attempted": True,
+        "amount_paid": amount,
+        "amount_paid_off_stripe": amount if off_stripe else 0,
+        "amount_remaining": 0,
+        "auto_advance": False,
+        "next_payment_attempt": None,
+        "_due": None,
+    }
+    invoice["status_transitions"] |= {"paid_at": at}
+    tx.save(invoice)
+    emit(tx, "invoice.updated", invoice, before)
+    emit(tx, "invoice.paid", invoice)
+    emit(tx, "invoice.payment_succeeded", invoice)
+    _settled(tx, invoice)
+
+
+def _settled(tx: Transaction, invoice: Json) -> None:
+    for listener in SETTLED:
+        listener(tx, invoice)
+
+
+def void(tx: Transaction, invoice: Json) -> None:
+    """Give an open invoice up: the balance it took is returned, its payment cancelled."""
+    if invoice["status"] not in ("open", "uncollectible"):
+        raise invalid(
+            f"You can only void an open invoice; this one is {invoice['status']}.",
+            code="invoice_not_editable",
+        )
+    customer = tx.need(invoice["customer"], "customer", "customer")
+    taken = invoice["ending_balance"] - invoice["starting_balance"]
+    if taken:
+        before = render(tx, customer)
+        customers.adjust_balance(
+            tx, customer, -taken, "unapplied_from_invoice", invoice=invoice["id"]
+        )
+        emit(tx, "customer.updated", customer, before)
+    cancel_intent(tx, invoice, "void_invoice")
+    invoice |= {
+        "status": "void",
+        "auto_advance": False,
+        "next_payment_attempt": None,
+        "_due": None,
+    }
+    invoice["status_transitions"] |= {"voided_at": now(tx, invoice)}
+    tx.save(invoice)
+    emit(tx, "invoice.voided", invoice)
+    _settled(tx, invoice)
+
+
+def release_waiting(tx: Transaction, invoice: Json) -> None:
+    """Let what waited before a voided invoice wait again."""
+    for id in invoice["_was_pending"]:
+        item = tx.get(id)
+        if item is not None:
+            item["invoice"] = None
+            tx.save(item)
+
+
+# --- endpoints
+
+
+def invoice_at(call: Call) -> Json:
+    return call.tx.need(call.path["id"], "invoice")
+
+
+@endpoint("GET", "/v1/invoices/{id}", "InvoiceRetrieveParams", "")
+def retrieve_invoice(call: Call) -> Json:
+    return render(call.tx, invoice_at(call))
+
+
+@endpoint(
+    "GET",
+    "/v1/invoices",
+    "InvoiceListParams",
+    f"customer subscription status created due_date collection_method {PAGE}",
+)
+def list_invoices(call: Call) -> Json:
+    p = call.params
+    for kind in ("customer", "subscription"):
+        if kind in p:
+            call.tx.need(p[kind], kind, kind)
+
+    def keep(invoice: Json) -> bool:
+        return (
+            p.get("status") in (None, invoice["status"])
+            and p.get("customer") in (None, invoice["customer"])
+            and p.get("collection_method") in (None, invoice["collection_method"])
+            and "due_date" not in p
+            and in_range(invoice["created"], p.get("created"))
+        )
+
+    filters = {"customer": p["customer"]} if "customer" in p else {}
+    if "subscription" in p:
+        filters = {"parent": p["subscription"]}
+    return page(call.tx, "/v1/invoices", "invoice", p, keep, **filters)
+
+
+@endpoint("GET", "/v1/invoices/{id}/lines", "InvoiceLineItemListParams", PAGE)
+def list_lines(call: Call) -> Json:
+    invoice = invoice_at(call)
+    lines = [render(call.tx, line) for line in invoice["_lines"]]
+    return page_of(f"/v1/invoices/{invoice['id']}/lines", "line_item", lines, call.params)
+
+
+@endpoint(
+    "POST",
+    "/v1/invoices",
+    "InvoiceCreateParams",
+    "customer subscription auto_advance collection_method currency default_payment_method "
+    "description metadata pending_invoice_items_behavior",
+)
+def create_invoice(call: Call) -> Json:
+    tx, p = call.tx, call.params
+    sub = (
+        tx.need(p["subscription"], "subscription", "subscription") if "subscription" in p else None
+    )
+    if sub is None and "customer" not in p:
+        raise invalid("Missing required param: customer.", "customer", "parameter_missing")
+    customer = customers.customer_of(tx, p.get("customer") or sub["customer"])  # type: ignore[index]
+    if p.get("collection_method") == "send_invoice":
+        raise invalid("This sandbox only covers charge_automatically.", "collection_method")
+    include = p.get("pending_invoice_items_behavior") == "include" or sub is not None
+    waiting = pending_items(tx, customer["id"], sub and sub["id"]) if include else []
+    if sub is not None and not waiting:
+        raise invalid(
+            "Nothing to invoice for subscription", code="invoice_no_subscription_line_items"
+        )
+    fields: Json = {
+        "auto_advance": p.get("auto_advance", False),
+        "description": p.get("description"),
+        "metadata": merge_metadata({}, p.get("metadata")),
+        "default_payment_method": p.get("default_payment_method"),
+    }
+    if not waiting:
+        fields["currency"] = p.get("currency") or customer["currency"] or "usd"
+    at = now(tx, customer)
+    return render(tx, create(tx, customer, sub, [], "manual", at, waiting=waiting, **fields))
+
+
+@endpoint(
+    "POST",
+    "/v1/invoices/{id}",
+    "InvoiceUpdateParams",
+    "auto_advance default_payment_method description metadata",
+)
+def update_invoice(call: Call) -> Json:
+    tx, p = call.tx, call.params
+    invoice = invoice_at(call)
+    before = render(tx, invoice)
+    if invoice["status"] != "draft" and "description" in p:
+        raise invalid(
+            "Finalized invoices can't be updated in this way.",
+            "description",
+            "invoice_not_editable",
+        )
+    invoice |= {k: p[k] for k in ("auto_advance", "description") if k in p}
+    if "default_payment_method" in p:
+        invoice["default_payment_method"] = p["default_payment_method"] or None
+    invoice["metadata"] = merge_metadata(invoice["metadata"], p.get("metadata"))
+    tx.save(invoice)
+    emit(tx, "invoice.updated", invoice, before)
+    return render(tx, invoice)
+
+
+@endpoint("DELETE", "/v1/invoices/{id}", "InvoiceDeleteParams", "")
+def delete_invoice(call: Call) -> Json:
+    tx = call.tx
+    invoice = invoice_at(call)
+    if invoice["status"] != "draft" or invoice["_parent"]:
+        raise invalid("You can only delete draft one-off invoices.", code="invoice_not_editable")
+    release_waiting(tx, invoice)
+    emit(tx, "invoice.deleted", invoice)
+    invoice["_deleted"] = True
+    return render(tx, tx.save(invoice))
+
+
+@endpoint("POST", "/v1/invoices/{id}/finalize", "InvoiceFinalizeInvoiceParams", "auto_advance")
+def finalize_invoice(call: Call) -> Json:
+    tx = call.tx
+    invoice = invoice_at(call)
+    if "auto_advance" in call.params:
+        invoice["auto_advance"] = call.params["auto_advance"]
+    finalize(tx, invoice)
+    return render(tx, invoice)
+
+
+@endpoint("POST", "/v1/invoices/{id}/void", "InvoiceVoidInvoiceParams", "")
+def void_invoice(call: Call) -> Json:
+    invoice = invoice_at(call)
+    void(call.tx, invoice)
+    return render(call.tx, invoice)
+
+
+@endpoint("POST", "/v1/invoices/{id}/mark_uncollectible", "InvoiceMarkUncollectibleParams", "")
+def mark_uncollectible(call: Call) -> Json:
+    tx = call.tx
+    invoice = invoice_at(call)
+    if invoice["status"] != "open":
+        raise invalid(
+            "You can only mark an open invoice uncollectible.", code="invoice_not_editable"
+        )
+    invoice |= {
+        "status": "uncollectible",
+        "auto_advance": False,
+        "next_payment_attempt": None,
+        "_due": None,
+    }
+    invoice["status_transitions"] |= {"marked_uncollectible_at": now(tx, invoice)}
+    tx.save(invoice)
+    emit(tx, "invoice.marked_uncollectible", invoice)
+    _settled(tx, invoice)
+    return render(tx, invoice)
+
+
+@endpoint("GET", "/v1/invoice_payments", "InvoicePaymentListParams", f"invoice status {PAGE}")
+def list_payments(call: Call) -> Json:
+    p = call.params
+    filters = {"parent": p["invoice"]} if "invoice" in p else {}
+    return page(
+        call.tx,
+        "/v1/invoice_payments",
+        "invoice_payment",
+        p,
+        lambda each: p.get("status") in (None, each["status"]),
+        **filters,
+    )
+
+
+@endpoint("GET", "/v1/invoice_payments/{id}", "InvoicePaymentRetrieveParams", "")
+def retrieve_payment(call: Call) -> Json:
+    return render(call.tx, call.tx.need(call.path["id"], "invoice_payment"))
+
+
+# --- invoice items
+
+
+@endpoint(
+    "POST",
+    "/v1/invoiceitems",
+    "InvoiceItemCreateParams",
+    "customer amount currency description metadata period subscription quantity "
+    "unit_amount_decimal pricing invoice",
+)
+def create_item(call: Call) -> Json:
+    tx, p = call.tx, call.params
+    if "customer" not in p:
+        raise invalid("Missing required param: customer.", "customer", "parameter_missing")
+    customer = customers.customer_of(tx, p["customer"])
+    sub = (
+        tx.need(p["subscription"], "subscription", "subscription") if "subscription" in p else None
+    )
+    at = now(tx, customer)
+    period = p.get("period", {"start": at, "end": at})
+    currency, amount, pricing = _item_amount(tx, customer, p)
+    customers.settle_currency(tx, customer, currency)
+    line = _line(
+        currency,
+        amount,
+        (period["start"], period["end"]),
+        p.get("description"),
+        merge_metadata({}, p.get("metadata")),
+    )
+    quantity = p.get("quantity", 1)
+    line |= {"pricing": pricing, "quantity": quantity, "quantity_decimal": str(quantity)}
+    line["subscription"] = sub and sub["id"]
+    item = pend(tx, customer, line)
+    if "invoice" in p:
+        _add_to_draft(tx, item, tx.need(p["invoice"], "invoice", "invoice"))
+    return render(tx, item)
+
+
+def _item_amount(tx: Transaction, customer: Json, p: Json) -> tuple[str, int, Json | None]:
+    ways = [k for k in ("amount", "unit_amount_decimal", "pricing") if k in p]
+    if len(ways) != 1:
+        raise invalid("Pass one of amount, unit_amount_decimal or pricing.", "amount")
+    if ways == ["pricing"]:
+        price = tx.need(p["pricing"].get("price", ""), "price", "pricing[price]")
+        if price["type"] != "one_time":
+            raise invalid("The price must be a one-time price.", "pricing[price]")
+        rate = Fraction(price["unit_amount_decimal"] or 0)
+        total = round_half_away(rate * p.get("quantity", 1))
+        return price["currency"], total, pricing_of(price)
+    currency = p.get("currency") or customer["currency"]
+    if not currency or not is_currency(currency):
+        raise invalid("Missing required param: currency.", "currency", "parameter_missing")
+    if ways == ["amount"]:
+        return currency, p["amount"], None
+    return (
+        currency,
+        round_half_away(Fraction(p["unit_amount_decimal"]) * p.get("quantity", 1)),
+        None,
+    )
+
+
+def _add_to_draft(tx: Transaction, item: Json, invoice: Json) -> None:
+    if invoice["status"] != "draft" or invoice["customer"] != item["customer"]:
+        raise invalid("The invoice is not a draft of this customer.", "invoice")
+    if invoice["currency"] != item["currency"]:
+        raise invalid("The invoice is in another currency.", "currency")
+    before = render(tx, invoice)
+    item["invoice"] = invoice["id"]
+    invoice["_lines"].append(line_of(item) | {"invoice": invoice["id"]})
+    invoice["_was_pending"].append(item["id"])
+    total = sum(line["amount"] for line in invoice["_lines"])
+    customer = tx.need(invoice["customer"], "customer", "customer")
+    due, _ = settle(total, customer["balance"], invoice["currency"])
+    invoice |= dict.fromkeys(
+        ("subtotal", "subtotal_excluding_tax", "total", "total_excluding_tax"), total
+    )
+    invoice |= {"amount_due": due, "amount_remaining": due}
+    tx.save(item)
+    tx.save(invoice)
+    emit(tx, "invoice.updated", invoice, before)
+
+
+@endpoint("GET", "/v1/invoiceitems/{id}", "InvoiceItemRetrieveParams", "")
+def retrieve_item(call: Call) -> Json:
+    return render(call.tx, call.tx.need(call.path["id"], "invoiceitem"))
+
+
+@endpoint("DELETE", "/v1/invoiceitems/{id}", "InvoiceItemDeleteParams", "")
+def delete_item(call: Call) -> Json:
+    tx = call.tx
+    item = tx.need(call.path["id"], "invoiceitem")
+    if item["invoice"] is not None:
+        raise invalid("The invoice item is part of an invoice.", code="invoice_not_editable")
+    drop_item(tx, item)
+    return render(tx, item)
+
+
+def drop_item(tx: Transaction, item: Json) -> None:
+    emit(tx, "invoiceitem.deleted", item)
+    item["_deleted"] = True
+    tx.save(item)
+
+
+@endpoint(
+    "GET", "/v1/invoiceitems", "InvoiceItemListParams", f"customer invoice pending created {PAGE}"
+)
+def list_items(call: Call) -> Json:
+    p = call.params
+    filters = {"customer": p["customer"]} if "customer" in p else {}
+
+    def keep(item: Json) -> bool:
+        return (
+            p.get("pending") in (None, item["invoice"] is None)
+            and p.get("invoice") in (None, item["invoice"])
+            and in_range(item["date"], p.get("created"))
+        )
+
+    return page(call.tx, "/v1/invoiceitems", "invoiceitem", p, keep, **filters)

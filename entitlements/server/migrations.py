@@ -1,0 +1,71 @@
+"""Bringing a database to the newest shape: from the wheel, or from a checkout."""
+
+from pathlib import Path
+
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+import entitlements
+import entitlements.audit.tables
+import entitlements.billing.tables
+import entitlements.catalog.tables
+import entitlements.server.tables
+import entitlements.storage.installation
+import entitlements.subscriptions.tables
+from entitlements.storage.base import Base
+from entitlements.storage.engine import WRITE
+
+ALL_TABLES = Base.metadata
+
+
+def _config() -> Config:
+    package = Path(entitlements.__file__).parent
+    packaged = package / "_migrations"
+    config = Config()
+    scripts = packaged if packaged.is_dir() else package.parent / "alembic"
+    config.set_main_option("script_location", str(scripts).replace("%", "%%"))
+    return config
+
+
+async def migrate(engine: AsyncEngine, *, mode: str, revision: str = "head") -> None:
+    """Upgrade (or, to an older revision, downgrade) the database.
+
+    `mode` is `sandbox` or `live`: the first migration stamps the database with it, for ever.
+    """
+    config = _config()
+    config.attributes["mode"] = mode
+
+    def run(connection: Connection) -> None:
+        config.attributes["connection"] = connection
+        if revision == "base" or revision.startswith("-"):
+            command.downgrade(config, revision)
+        else:
+            command.upgrade(config, revision)
+
+    async with engine.execution_options(**WRITE).begin() as connection:
+        await connection.run_sync(run)
+
+
+async def is_at_head(engine: AsyncEngine) -> bool:
+    head = ScriptDirectory.from_config(_config()).get_current_head()
+
+    def current(connection: Connection) -> str | None:
+        return MigrationContext.configure(connection).get_current_revision()
+
+    async with engine.connect() as connection:
+        return await connection.run_sync(current) == head
+
+
+async def differences(engine: AsyncEngine) -> list[object]:
+    """How the database differs from the tables that the code declares: nothing, at head."""
+
+    def compare(connection: Connection) -> list[object]:
+        return list(compare_metadata(MigrationContext.configure(connection), ALL_TABLES))
+
+    async with engine.connect() as connection:
+        return await connection.run_sync(compare)

@@ -1,0 +1,214 @@
+"""The composition root: one process's services, built from its settings and nothing else."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from entitlements.access.service import Access
+from entitlements.audit import ledger
+from entitlements.billing.provider import StripeProvider
+from entitlements.billing.webhooks import Webhooks
+from entitlements.catalog.service import CatalogService
+from entitlements.kernel.clock import Clock, SettableClock, WallClock
+from entitlements.kernel.errors import Conflict, Issue, ValidationFailed
+from entitlements.kernel.period import add_months, to_second
+from entitlements.kernel.signing import Signer
+from entitlements.settings import Settings
+from entitlements.storage.engine import create_engine
+from entitlements.storage.installation import installation, lock_installation
+from entitlements.storage.unit_of_work import Database
+from entitlements.subscriptions.customers import CustomerService
+from entitlements.subscriptions.service import Caller, ChangeService
+from entitlements.subscriptions.state import SubscriptionStatus
+from entitlements.subscriptions.sync import ProviderSync
+from entitlements.subscriptions.tables import CustomerRow, SubscriptionItemRow, SubscriptionRow
+
+CLOCK_STEP_MONTHS = 1
+"""The provider's test clock moves by so much at once: it refuses more than two intervals."""
+
+CLOCK_YEARS_AT_MOST = 10
+
+
+@dataclass(frozen=True)
+class Services:
+    """What the API, the worker and the commands are given."""
+
+    settings: Settings
+    database: Database
+    clock: Clock
+    signer: Signer
+    catalog: CatalogService
+    customers: CustomerService
+    changes: ChangeService
+    sync: ProviderSync
+    payments: StripeProvider
+    webhooks: Webhooks
+    access: Access
+    sandbox_clock: "SandboxClock"
+
+    async def close(self) -> None:
+        await self.payments.close()
+        await self.database.close()
+
+
+class SandboxClock:
+    """The clock of a sandboxed service: moved by hand, together with the provider's test clock."""
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self.enabled = settings.sandbox
+        self._database = database
+        self.clock: Clock = SettableClock() if settings.sandbox else WallClock()
+        self._payments: StripeProvider | None = None
+        self._sync: ProviderSync | None = None
+
+    def connect(self, payments: StripeProvider, sync: ProviderSync) -> None:
+        self._payments, self._sync = payments, sync
+
+    async def load(self) -> None:
+        """Go on where the clock was set last, by this process or another."""
+        if isinstance(self.clock, SettableClock):
+            async with self._database.read() as session:
+                at = (await installation(session)).sandbox_now
+            if at is not None and at > self.clock.now():
+                self.clock.set(at)
+
+    async def test_clock_id(self) -> str | None:
+        """The provider's test clock that every sandboxed customer lives under, made once."""
+        if not self.enabled or self._payments is None:
+            return None
+        async with self._database.read() as session:
+            row = await installation(session)
+        if row.test_clock_id is not None:
+            return row.test_clock_id
+        created = await self._payments.create_test_clock(to_second(self.clock.now()))
+        async with self._database.write() as session:
+            row = await lock_installation(session)
+            row.test_clock_id = row.test_clock_id or created
+            return row.test_clock_id
+
+    async def advance(self, caller: Caller, to: datetime) -> datetime:
+        """Move the time forward: everything that is due on the way happens, theirs and ours.
+
+        Raises `Conflict` outside sandbox mode, `ValidationFailed` for going back or too far.
+        """
+        if not isinstance(self.clock, SettableClock):
+            raise Conflict("only a sandbox's clock can be advanced", code="NOT_A_SANDBOX")
+        now, to = self.clock.now(), to_second(to)
+        if to < now or to > add_months(now, 12 * CLOCK_YEARS_AT_MOST):
+            words = f"from {now} on, by at most {CLOCK_YEARS_AT_MOST} years"
+            raise ValidationFailed([Issue(("to",), "OUT_OF_RANGE", words)])
+        while now < to:
+            now = min(to, add_months(to_second(now), CLOCK_STEP_MONTHS))
+            await self._step(now)
+        async with self._database.write() as session:
+            await lock_installation(session)
+            await ledger.append(
+                session,
+                stream="sandbox",
+                at=now,
+                actor=caller.actor,
+                action="sandbox.clock_advanced",
+                object_type="sandbox",
+                object_id="clock",
+                after={"now": now},
+            )
+        return now
+
+    async def _step(self, to: datetime) -> None:
+        assert isinstance(self.clock, SettableClock)
+        assert self._payments is not None
+        await self._payments.advance_clock(to)
+        async with self._database.write() as session:
+            (await lock_installation(session)).sandbox_now = to
+        self.clock.set(to)
+        await self._follow(to)
+
+    async def _follow(self, to: datetime) -> None:
+        """Take over what the provider did meanwhile, without waiting for its webhooks."""
+        assert self._sync is not None
+        async with self._database.read() as session:
+            due = (
+                await session.scalars(
+                    select(CustomerRow.provider_id)
+                    .join(SubscriptionRow, SubscriptionRow.customer_id == CustomerRow.id)
+                    .where(
+                        SubscriptionRow.status != SubscriptionStatus.CANCELED.value,
+                        SubscriptionRow.period_end <= to,
+                    )
+                    .distinct()
+                )
+            ).all()
+        for provider_id in due:
+            if provider_id is not None:
+                await self._sync.customer(provider_id)
+
+
+async def _held_versions(session: AsyncSession) -> set[str]:
+    """Every package version that somebody holds, as `pro@3`."""
+    held = await session.execute(
+        select(SubscriptionItemRow.package_id, SubscriptionItemRow.version).distinct()
+    )
+    return {f"{package_id}@{version}" for package_id, version in held}
+
+
+async def build_services(settings: Settings) -> Services:
+    """Wire everything, and refuse to start on a database of the other mode."""
+    settings.check()
+    database = Database(create_engine(settings.database_url))
+    await _check_mode(database, settings)
+    sandbox_clock = SandboxClock(settings, database)
+    await sandbox_clock.load()
+    clock = sandbox_clock.clock
+    signer = Signer(settings.signing_secrets)
+    catalog = CatalogService(
+        database,
+        clock,
+        held_versions=_held_versions,
+        require_second_approver=settings.require_second_approver,
+    )
+    api_key = settings.stripe_api_key.get_secret_value()
+    payments = StripeProvider(
+        database,
+        api_key,
+        settings.stripe_api_base,
+        catalog.current,
+        test_clock=sandbox_clock.test_clock_id,
+    )
+    changes = ChangeService(database, catalog.current, clock, signer, payments)
+    sync = ProviderSync(database, catalog.current, clock, payments, changes)
+    sandbox_clock.connect(payments, sync)
+    customers = CustomerService(database, catalog.current, clock, sandbox=settings.sandbox)
+    return Services(
+        settings=settings,
+        database=database,
+        clock=clock,
+        signer=signer,
+        catalog=catalog,
+        customers=customers,
+        changes=changes,
+        sync=sync,
+        payments=payments,
+        webhooks=Webhooks(
+            database,
+            clock,
+            sync,
+            settings.stripe_webhook_secret.get_secret_value(),
+            livemode=not settings.sandbox and "_live_" in api_key,
+        ),
+        access=Access(catalog.current, clock, customers),
+        sandbox_clock=sandbox_clock,
+    )
+
+
+async def _check_mode(database: Database, settings: Settings) -> None:
+    wanted = "sandbox" if settings.sandbox else "live"
+    async with database.read() as session:
+        mode = (await installation(session)).mode
+    if mode != wanted:
+        raise ValidationFailed.of(
+            "ENTITLEMENTS_SANDBOX",
+            "OTHER_MODE",
+            f"the database was made for a {mode} service, and this one is {wanted}",
+        )

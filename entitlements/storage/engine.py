@@ -1,0 +1,67 @@
+"""One engine a process. SQLite writes begin with `BEGIN IMMEDIATE`, reads with a snapshot."""
+
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from entitlements.kernel.errors import ValidationFailed
+
+SQLITE_BUSY_TIMEOUT_MS = 10_000
+WRITE = {"sqlite_begin": "IMMEDIATE"}
+"""Execution options of a transaction that writes: takes SQLite's one write lock at its start."""
+
+
+def _dumps(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def create_engine(url: str) -> AsyncEngine:
+    """The engine for `sqlite+aiosqlite:///…` or `postgresql+asyncpg://…`."""
+    backend = make_url(url).drivername
+    if backend == "postgresql+asyncpg":
+        return create_async_engine(
+            url,
+            pool_size=20,
+            max_overflow=20,
+            pool_pre_ping=True,
+            json_serializer=_dumps,
+            json_deserializer=msgspec.json.decode,
+            connect_args={"server_settings": {"timezone": "UTC", "lock_timeout": "15000"}},
+        )
+    if backend != "sqlite+aiosqlite":
+        raise ValidationFailed.of(
+            "ENTITLEMENTS_DATABASE_URL",
+            "DATABASE_URL",
+            f"{backend} is not supported: use sqlite+aiosqlite:///ABSOLUTE or postgresql+asyncpg://",
+        )
+    engine = create_async_engine(
+        url,
+        pool_size=10,
+        max_overflow=10,
+        json_serializer=_dumps,
+        json_deserializer=msgspec.json.decode,
+    )
+    event.listen(engine.sync_engine, "connect", _configure_sqlite)
+    event.listen(engine.sync_engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _configure_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # we say BEGIN ourselves, in `_begin_sqlite`
+    cursor = connection.cursor()
+    for pragma in (
+        "journal_mode=WAL",
+        "foreign_keys=ON",
+        "synchronous=FULL",
+        f"busy_timeout={SQLITE_BUSY_TIMEOUT_MS}",
+    ):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    mode = connection.get_execution_options().get("sqlite_begin", "DEFERRED")
+    connection.exec_driver_sql(f"BEGIN {mode}")

@@ -1,0 +1,411 @@
+"""What a change does: one pure function, `plan_change`, that preview and commit share.
+
+    CustomerState + ChangeRequest + Catalog + at  →  ChangePlan
+
+It resolves what is wanted into target items, decides direction, time and proration by the
+product's policy, and writes the invoice lines to the minor unit. It reads no clock and no session.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from enum import StrEnum
+
+import msgspec
+
+from entitlements.catalog.model import (
+    Catalog,
+    ChangeRule,
+    ChangeTiming,
+    Plan,
+    Policy,
+    Product,
+    ProrationMode,
+)
+from entitlements.kernel.errors import Conflict, Issue, ValidationFailed
+from entitlements.kernel.period import Interval, Period, to_second
+from entitlements.subscriptions.lines import Book, Line, LineKind, Slot, slots_of
+from entitlements.subscriptions.state import (
+    IN_ARREARS,
+    CustomerState,
+    Subscription,
+    held_package,
+    held_plan,
+)
+from entitlements.subscriptions.target import ChangeRequest, Target, TargetItem, product_of
+
+
+class Authority(StrEnum):
+    """How freely the one who asks may choose when a change happens and how it is prorated."""
+
+    CUSTOMER = "customer"  # bound to one customer: `customer_may_choose`, never proration
+    SERVICE = "service"  # any customer, within the policy
+    STAFF = "staff"  # beyond the policy, with a reason
+
+
+class Direction(StrEnum):
+    NEW = "new"
+    UPGRADE = "upgrade"
+    DOWNGRADE = "downgrade"
+    SIDEGRADE = "sidegrade"
+    ADDITION = "addition"
+    REMOVAL = "removal"
+    CANCELLATION = "cancellation"
+    NONE = "none"
+
+
+class ChangePlan(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that a change will do. `lines` are due now or on the next invoice, by `proration`.
+
+    `period` is the billing period after the change; `new_period` says that it starts with it.
+    `charged` is what each slot after the change has cost in that period, by `package/charge`.
+    """
+
+    product_id: str
+    subscription_id: str | None
+    direction: Direction
+    description: str
+    timing: ChangeTiming
+    proration: ProrationMode
+    at: datetime
+    effective_at: datetime
+    interval: Interval
+    currency: str
+    items: tuple[TargetItem, ...]
+    quantities: Mapping[str, int]
+    before: tuple[Slot, ...]
+    after: tuple[Slot, ...]
+    period: Period
+    new_period: bool
+    lines: tuple[Line, ...]
+    charged: Mapping[str, int]
+    next_lines: tuple[Line, ...]
+    next_invoice_at: datetime | None
+    recurring_before_minor: int
+    recurring_after_minor: int
+    mrr_before_minor: int
+    mrr_after_minor: int
+    removed_add_ons: tuple[str, ...] = ()
+    approval_required: bool = False
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def total_minor(self) -> int:
+        return sum(line.amount_minor for line in self.lines)
+
+    @property
+    def invoiced_now(self) -> bool:
+        """Whether an invoice is written at once: what the lines say is then due now."""
+        now = self.timing is ChangeTiming.NOW and self.direction is not Direction.CANCELLATION
+        return now and (self.new_period or self.proration is ProrationMode.INVOICE_NOW)
+
+    @property
+    def mrr_delta_minor(self) -> int:
+        return self.mrr_after_minor - self.mrr_before_minor
+
+
+def plan_change(
+    catalog: Catalog,
+    state: CustomerState,
+    request: ChangeRequest,
+    at: datetime,
+    *,
+    authority: Authority,
+    levels_in_use: Mapping[str, int] | None = None,
+) -> ChangePlan:
+    """Decide what `request` does to `state` at an instant (cut to the second).
+
+    Raises `ValidationFailed` naming the field of the request, or `Conflict` while in arrears.
+    """
+    at = to_second(at)
+    product = product_of(catalog, state, request)
+    held = state.live(product.id)
+    if request.cancel:
+        return _plan_cancellation(catalog, product, held, request, at, authority)
+    if held is not None and held.status in IN_ARREARS:
+        raise Conflict(
+            "an invoice is open: until it is paid only paying, changing the card and cancelling "
+            "are possible",
+            code="PAYMENT_PAST_DUE",
+        )
+    target = Target(catalog, product, state, held, request, levels_in_use or {})
+    direction, rules = _direction(catalog, product, held, target)
+    if direction is Direction.NONE:
+        raise ValidationFailed.of("input", "NOTHING_TO_CHANGE", "nothing would change")
+    timing, mode = _when_and_how(product.policy, direction, rules, request, authority)
+    if held is None:
+        timing, mode = ChangeTiming.NOW, ProrationMode.INVOICE_NOW
+    if timing is ChangeTiming.PERIOD_END:
+        raise ValidationFailed.of(
+            "timing", "NOT_SUPPORTED", "changes at the end of the period cannot be queued yet"
+        )
+    return _plan_now(catalog, product, held, target, direction, mode, at)
+
+
+# ── direction, time, proration ────────────────────────────────────────────────
+
+
+def _direction(
+    catalog: Catalog, product: Product, held: Subscription | None, target: Target
+) -> tuple[Direction, list[ChangeRule]]:
+    """What kind of change it is, and the policy's rules that apply to its parts.
+
+    By plan rank first; within a plan by quantity, then by what is added and removed.
+    """
+    policy = product.policy
+    if held is None:
+        return Direction.NEW, [policy.upgrade]
+    found = held_plan(catalog, held)
+    rank_before = found[1].rank if found else -1
+    if found and found[1].id in catalog.current:
+        current = catalog.current[found[1].id]
+        rank_before = current.rank if isinstance(current, Plan) else rank_before
+    current_target = catalog.current.get(target.plan.id, target.plan)
+    rank_after = current_target.rank if isinstance(current_target, Plan) else target.plan.rank
+    rules: list[ChangeRule] = []
+    if target.interval is not held.interval:
+        longer = target.interval.months > held.interval.months
+        rules.append(policy.longer_interval if longer else policy.shorter_interval)
+    if found is None or found[1].id != target.plan.id:
+        upgrade = rank_after > rank_before
+        rules.append(policy.upgrade if upgrade else policy.downgrade)
+        return (Direction.UPGRADE if upgrade else Direction.DOWNGRADE), rules
+    seats = _compare(held.quantities, target.quantities)
+    packages = _compare(
+        {i.package_id: i.quantity for i in held.items},
+        {i.package_id: i.quantity for i in target.items},
+    )
+    versions = {i.package_id: i.version for i in held.items}
+    moved = any(versions.get(i.package_id, i.version) != i.version for i in target.items)
+    more, less = seats[0] or packages[0], seats[1] or packages[1]
+    if more or moved:
+        rules.append(policy.upgrade)
+    if less and not more:
+        rules.append(policy.downgrade)
+    if more and not less:
+        return (Direction.ADDITION if packages[0] else Direction.UPGRADE), rules
+    if less and not more:
+        return (Direction.REMOVAL if packages[1] else Direction.DOWNGRADE), rules
+    return (Direction.SIDEGRADE if rules else Direction.NONE), rules
+
+
+def _compare(before: Mapping[str, int], after: Mapping[str, int]) -> tuple[bool, bool]:
+    """Whether anything is more afterwards, and whether anything is less."""
+    keys = {*before, *after}
+    more = any(after.get(k, 0) > before.get(k, 0) for k in keys)
+    less = any(after.get(k, 0) < before.get(k, 0) for k in keys)
+    return more, less
+
+
+def _when_and_how(
+    policy: Policy,
+    direction: Direction,
+    rules: list[ChangeRule],
+    request: ChangeRequest,
+    authority: Authority,
+) -> tuple[ChangeTiming, ProrationMode]:
+    """By the policy; a change of several parts waits for the latest of them."""
+    late = [r for r in rules if r.timing is ChangeTiming.PERIOD_END]
+    rule = (late or rules)[0]
+    timing, mode = request.timing or rule.timing, request.proration or rule.proration
+    if timing is ChangeTiming.NOW and rule.timing is ChangeTiming.PERIOD_END:
+        mode = request.proration or ProrationMode.INVOICE_NOW
+    beyond: list[str] = []
+    if request.timing not in (None, rule.timing) and not (
+        authority is Authority.CUSTOMER and request.timing in policy.customer_may_choose
+    ):
+        beyond.append("timing")
+    if request.proration is not None and (
+        authority is Authority.CUSTOMER or request.proration is not rule.proration
+    ):
+        beyond.append("proration")
+    if beyond and authority is not Authority.STAFF:
+        raise ValidationFailed(
+            [
+                Issue((field,), "NOT_YOURS_TO_CHOOSE", f"{field} follows the product's policy")
+                for field in beyond
+            ]
+        )
+    if beyond and not (request.reason or "").strip():
+        raise ValidationFailed.of("reason", "REASON_REQUIRED", "going beyond policy needs a reason")
+    return timing, mode
+
+
+# ── cancelling ────────────────────────────────────────────────────────────────
+
+
+def _plan_cancellation(
+    catalog: Catalog,
+    product: Product,
+    held: Subscription | None,
+    request: ChangeRequest,
+    at: datetime,
+    authority: Authority,
+) -> ChangePlan:
+    """Everything of a product ends, at the period's end or now. In arrears nothing is credited."""
+    if held is None:
+        raise ValidationFailed.of(
+            "productId", "NOTHING_TO_CHANGE", f"{product.name} is not held: nothing to cancel"
+        )
+    if held.cancel_at is not None and request.timing is not ChangeTiming.NOW:
+        raise ValidationFailed.of("productId", "NOTHING_TO_CHANGE", "it is being cancelled already")
+    policy = product.policy
+    timing, mode = _when_and_how(
+        policy, Direction.CANCELLATION, [policy.cancellation], request, authority
+    )
+    now = timing is ChangeTiming.NOW
+    if not now or held.status in IN_ARREARS:
+        mode = ProrationMode.NONE
+    elif request.proration is None:
+        mode = policy.cancellation.proration
+    before = tuple(slots_of(catalog, held.items, held.quantities))
+    book = Book(catalog, held.currency)
+    lines = tuple(book.credits(before, held, at)) if now and mode is not ProrationMode.NONE else ()
+    return ChangePlan(
+        product_id=product.id,
+        subscription_id=held.id,
+        direction=Direction.CANCELLATION,
+        description=f"Cancel {product.name}" + ("" if now else " at the end of the period"),
+        timing=timing,
+        proration=mode,
+        at=at,
+        effective_at=at if now else held.period.end,
+        interval=held.interval,
+        currency=held.currency,
+        items=(),
+        quantities={},
+        before=before,
+        after=(),
+        period=held.period,
+        new_period=False,
+        lines=lines,
+        charged={},
+        next_lines=(),
+        next_invoice_at=None,
+        recurring_before_minor=book.recurring(before, held.interval),
+        recurring_after_minor=0,
+        mrr_before_minor=book.mrr(before, held.interval),
+        mrr_after_minor=0,
+    )
+
+
+# ── lines ─────────────────────────────────────────────────────────────────────
+
+
+def _plan_now(
+    catalog: Catalog,
+    product: Product,
+    held: Subscription | None,
+    target: Target,
+    direction: Direction,
+    mode: ProrationMode,
+    at: datetime,
+) -> ChangePlan:
+    before = tuple(slots_of(catalog, held.items, held.quantities)) if held else ()
+    after = tuple(slots_of(catalog, target.items, target.quantities))
+    new_period = held is None or held.interval is not target.interval
+    period = Period.containing(at, target.interval, at) if new_period or not held else held.period
+    book = Book(catalog, target.currency)
+    lines: list[Line] = []
+    if held is not None and mode is not ProrationMode.NONE:
+        changed = before if new_period else tuple(s for s in before if s not in after)
+        lines += book.credits(changed, held, at)
+    entering = after if new_period else tuple(s for s in after if s not in before)
+    if mode is not ProrationMode.NONE or new_period:
+        lines += book.charges(entering, target.interval, period, at)
+    charged = {slot.key: 0 for slot in after}
+    if not new_period:
+        charged |= _charged_before(held, after, before)
+    charged |= {line.key: line.amount_minor for line in lines if line.kind is LineKind.CHARGE}
+    anchor = at if new_period or held is None else held.anchor
+    following = Period.containing(anchor, target.interval, period.end)
+    renewal = book.charges(after, target.interval, following, following.start)
+    recurring = book.recurring(after, target.interval)
+    before_interval = held.interval if held else target.interval
+    return ChangePlan(
+        product_id=product.id,
+        subscription_id=held.id if held else None,
+        direction=direction,
+        description=_describe(catalog, product, held, target, direction),
+        timing=ChangeTiming.NOW,
+        proration=mode,
+        at=at,
+        effective_at=at,
+        interval=target.interval,
+        currency=target.currency,
+        items=tuple(target.items),
+        quantities=target.quantities,
+        before=before,
+        after=after,
+        period=period,
+        new_period=new_period,
+        lines=tuple(lines),
+        charged=charged,
+        next_lines=(
+            *(lines if mode is ProrationMode.NEXT_INVOICE else ()),
+            *renewal,
+        ),
+        next_invoice_at=period.end,
+        recurring_before_minor=book.recurring(before, before_interval),
+        recurring_after_minor=recurring,
+        mrr_before_minor=book.mrr(before, before_interval),
+        mrr_after_minor=book.mrr(after, target.interval),
+        removed_add_ons=tuple(target.removed_add_ons),
+        approval_required=any(
+            target.package(i).contact_sales for i in target.items if i.item_id is None
+        ),
+        warnings=tuple(
+            f"{catalog.current[i].name if i in catalog.current else i} does not fit "
+            f"{target.plan.name} and is removed"
+            for i in target.removed_add_ons
+        ),
+    )
+
+
+def _charged_before(
+    held: Subscription | None, after: tuple[Slot, ...], before: tuple[Slot, ...]
+) -> dict[str, int]:
+    """What the slots that stay as they are have cost in the running period."""
+    if held is None:
+        return {}
+    items = {item.package_id: item for item in held.items}
+    return {
+        slot.key: items[slot.package_id].charges[slot.charge_id].charged_minor
+        for slot in after
+        if slot in before and slot.charge_id in items[slot.package_id].charges
+    }
+
+
+def _describe(
+    catalog: Catalog,
+    product: Product,
+    held: Subscription | None,
+    target: Target,
+    direction: Direction,
+) -> str:
+    """One sentence for people: "Professional instead of Starter, Advanced Analytics added"."""
+    if direction is Direction.NEW or held is None:
+        extra = [target.package(i).name for i in target.items[1:]]
+        return " with ".join([f"Start {product.name} {target.plan.name}", *extra[:1]]) + "".join(
+            f", {name}" for name in extra[1:]
+        )
+    parts = []
+    found = held_plan(catalog, held)
+    if found and found[1].id != target.plan.id:
+        parts.append(f"{target.plan.name} instead of {found[1].name}")
+    if held.interval is not target.interval:
+        parts.append(f"billed by the {target.interval} instead of the {held.interval}")
+    before = {i.package_id: i.quantity for i in held.items}
+    after = {i.package_id: i.quantity for i in target.items}
+    names = {i.package_id: held_package(catalog, i).name for i in held.items}
+    names |= {i.package_id: target.package(i).name for i in target.items}
+    plans = {target.plan.id, found[1].id if found else ""}
+    for package_id in sorted({*before, *after} - plans):
+        was, now = before.get(package_id, 0), after.get(package_id, 0)
+        if was != now:
+            change = "added" if not was else "removed" if not now else f"{was} → {now}"
+            parts.append(f"{names[package_id]} {change}")
+    for feature_id in sorted({*held.quantities, *target.quantities}):
+        was, now = held.quantities.get(feature_id, 0), target.quantities.get(feature_id, 0)
+        if was != now:
+            parts.append(f"{catalog.features[feature_id].name} {was} → {now}")
+    return ", ".join(parts) or "Latest versions and prices"

@@ -1,0 +1,205 @@
+"""Customers: created, renamed, read with what they hold. Each knows its revision."""
+
+from collections.abc import Awaitable, Callable, Sequence
+
+import msgspec
+from sqlalchemy import or_, select
+
+from entitlements.catalog.model import Catalog
+from entitlements.kernel.clock import Clock
+from entitlements.kernel.errors import Conflict, Issue, ValidationFailed
+from entitlements.kernel.ids import new_id
+from entitlements.kernel.money import is_currency
+from entitlements.storage.unit_of_work import Database
+from entitlements.subscriptions.records import (
+    load_states,
+    lock_customer,
+    locked_customer,
+    record,
+)
+from entitlements.subscriptions.service import Caller
+from entitlements.subscriptions.state import CustomerState
+from entitlements.subscriptions.tables import ChangeRow, CustomerRow, InvoiceRow
+
+
+class CustomerView(msgspec.Struct, frozen=True):
+    """A customer as stored, and what follows from it."""
+
+    row: CustomerRow
+    state: CustomerState
+
+
+class CustomerService:
+    def __init__(
+        self,
+        database: Database,
+        catalog: Callable[[], Awaitable[Catalog]],
+        clock: Clock,
+        *,
+        sandbox: bool,
+    ) -> None:
+        self._database = database
+        self._catalog = catalog
+        self._clock = clock
+        self._sandbox = sandbox
+
+    async def create_customer(
+        self,
+        caller: Caller,
+        customer_id: str,
+        *,
+        name: str | None = None,
+        email: str | None = None,
+        currency: str | None = None,
+        sandbox_payment_method: str | None = None,
+    ) -> CustomerRow:
+        """A new customer, known to us alone until the first payment. `Conflict` where it exists."""
+        catalog = await self._catalog()
+        currency = currency or next(iter(catalog.currencies), "usd")
+        issues = _customer_issues(customer_id, name, email)
+        if not is_currency(currency) or (catalog.currencies and currency not in catalog.currencies):
+            known = ", ".join(catalog.currencies)
+            issues.append(
+                Issue(("currency",), "UNKNOWN_CURRENCY", f"{currency!r} is not one of {known}")
+            )
+        if sandbox_payment_method and not self._sandbox:
+            issues.append(
+                Issue(("sandboxPaymentMethod",), "SANDBOX_ONLY", "test cards are for the sandbox")
+            )
+        elif sandbox_payment_method and not sandbox_payment_method.startswith("pm_card_"):
+            issues.append(
+                Issue(
+                    ("sandboxPaymentMethod",),
+                    "UNKNOWN_PAYMENT_METHOD",
+                    "name a test card, such as pm_card_visa",
+                )
+            )
+        if issues:
+            raise ValidationFailed(issues)
+        now = self._clock.now()
+        async with self._database.write() as session:
+            if await lock_customer(session, customer_id) is not None:
+                raise Conflict(f"there is a customer {customer_id!r} already", code="EXISTS")
+            row = CustomerRow(
+                id=customer_id,
+                sequence=new_id("cus"),
+                name=name,
+                email=email,
+                currency=currency,
+                created_at=now,
+                revision=1,
+                token_generation=1,
+                sandbox_payment_method=sandbox_payment_method,
+                credit_balance_minor=0,
+            )
+            session.add(row)
+            await session.flush()
+            await record(
+                session, now, caller.actor, row, "customer.created", after={"currency": currency}
+            )
+        return row
+
+    async def update_customer(
+        self, caller: Caller, customer_id: str, *, name: str | None, email: str | None
+    ) -> CustomerRow:
+        """Change the name or the e-mail address; None leaves it. The ledger says that, not what."""
+        if issues := _customer_issues(customer_id, name, email):
+            raise ValidationFailed(issues)
+        now = self._clock.now()
+        async with self._database.write() as session:
+            row = await locked_customer(session, customer_id)
+            wanted = {"name": name, "email": email}
+            changed = [k for k, v in wanted.items() if v is not None and getattr(row, k) != v]
+            for field in changed:
+                setattr(row, field, wanted[field])
+            if changed:
+                row.revision += 1
+                await record(
+                    session, now, caller.actor, row, "customer.updated", after={"fields": changed}
+                )
+        return row
+
+    async def revoke_tokens(self, caller: Caller, customer_id: str) -> CustomerRow:
+        """Make every token of the customer that was issued so far useless."""
+        now = self._clock.now()
+        async with self._database.write() as session:
+            row = await locked_customer(session, customer_id)
+            row.token_generation += 1
+            row.revision += 1
+            await record(session, now, caller.actor, row, "customer.tokens_revoked")
+        return row
+
+    # ── reading ──────────────────────────────────────────────────────────────
+
+    async def views(self, customer_ids: Sequence[str]) -> list[CustomerView | None]:
+        """Customers with what they hold, in the order asked for, in three statements."""
+        async with self._database.read() as session:
+            rows = (
+                await session.scalars(select(CustomerRow).where(CustomerRow.id.in_(customer_ids)))
+            ).all()
+            states = await load_states(session, rows)
+        found = {row.id: CustomerView(row, states[row.id]) for row in rows}
+        return [found.get(customer_id) for customer_id in customer_ids]
+
+    async def page(
+        self, *, first: int, after: str | None, search: str | None = None
+    ) -> Sequence[CustomerRow]:
+        """Up to `first` customers, newest first, older than the cursor `after`.
+
+        `search` finds the beginning of an id, a name or an e-mail address.
+        """
+        query = select(CustomerRow).order_by(CustomerRow.sequence.desc()).limit(first)
+        if after is not None:
+            query = query.where(CustomerRow.sequence < after)
+        if search:
+            columns = (CustomerRow.id, CustomerRow.name, CustomerRow.email)
+            query = query.where(or_(*(c.istartswith(search, autoescape=True) for c in columns)))
+        async with self._database.read() as session:
+            return (await session.scalars(query)).all()
+
+    async def changes(
+        self, customer_id: str, *, first: int, after: str | None
+    ) -> Sequence[ChangeRow]:
+        """Up to `first` changes of a customer, newest first, older than the change `after`."""
+        query = select(ChangeRow).where(ChangeRow.customer_id == customer_id)
+        if after is not None:
+            query = query.where(ChangeRow.id < after)
+        async with self._database.read() as session:
+            query = query.order_by(ChangeRow.id.desc()).limit(first)
+            return (await session.scalars(query)).all()
+
+    async def change(self, change_id: str) -> ChangeRow | None:
+        async with self._database.read() as session:
+            return await session.get(ChangeRow, change_id)
+
+    async def scheduled_changes(self, customer_id: str) -> Sequence[ChangeRow]:
+        """Changes that wait for their instant, the next one first."""
+        query = (
+            select(ChangeRow)
+            .where(ChangeRow.customer_id == customer_id, ChangeRow.status == "scheduled")
+            .order_by(ChangeRow.effective_at, ChangeRow.id)
+        )
+        async with self._database.read() as session:
+            return (await session.scalars(query)).all()
+
+    async def invoices(
+        self, customer_id: str, *, first: int, after: str | None
+    ) -> Sequence[InvoiceRow]:
+        """Up to `first` invoices of a customer, newest first, older than the invoice `after`."""
+        query = select(InvoiceRow).where(InvoiceRow.customer_id == customer_id)
+        if after is not None:
+            query = query.where(InvoiceRow.id < after)
+        async with self._database.read() as session:
+            query = query.order_by(InvoiceRow.id.desc()).limit(first)
+            return (await session.scalars(query)).all()
+
+
+def _customer_issues(customer_id: str, name: str | None, email: str | None) -> list[Issue]:
+    issues = []
+    if not 1 <= len(customer_id) <= 255 or not customer_id.isprintable():
+        issues.append(Issue(("id",), "LENGTH", "an id has 1 to 255 printable characters"))
+    if name is not None and len(name) > 500:
+        issues.append(Issue(("name",), "LENGTH", "a name has at most 500 characters"))
+    if email is not None and ("@" not in email or len(email) > 320 or not email.isprintable()):
+        issues.append(Issue(("email",), "EMAIL", "this is not an e-mail address"))
+    return issues

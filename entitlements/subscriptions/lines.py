@@ -1,0 +1,240 @@
+"""Invoice lines: one per charge and configuration, each rounded once.
+
+A change credits the unused time of the whole old configuration and charges the rest of the period
+for the whole new one, never the difference: so a second change credits the full price held.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from enum import StrEnum
+from fractions import Fraction
+from typing import Protocol
+
+import msgspec
+
+from entitlements.catalog.model import AnyPackage, Catalog, Charge
+from entitlements.kernel.money import round_half_away
+from entitlements.kernel.period import Interval, Period
+from entitlements.pricing.charges import amount
+from entitlements.pricing.proration import capped_credit, prorate
+from entitlements.pricing.quantities import charged_quantity
+from entitlements.subscriptions.state import Subscription
+
+
+class LineKind(StrEnum):
+    CHARGE = "charge"
+    CREDIT = "credit"
+    DISCOUNT = "discount"
+    TAX = "tax"
+
+
+class Slot(msgspec.Struct, frozen=True):
+    """One charge of one package held: what the provider keeps as one subscription item."""
+
+    package_id: str
+    version: int
+    charge_id: str
+    quantity: int  # as bought or held; 0 for metered
+    metered: bool = False
+
+    @property
+    def key(self) -> str:
+        return f"{self.package_id}/{self.charge_id}"
+
+
+class Allocation(msgspec.Struct, frozen=True):
+    """The part of a bundle's line that is one module's revenue."""
+
+    package_id: str
+    version: int
+    amount_minor: int
+
+
+class Line(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One invoice line, of our engine or of the provider. Credits and discounts are negative.
+
+    A line that the provider wrote by itself names no package, charge or period.
+    """
+
+    kind: LineKind
+    description: str
+    amount_minor: int
+    id: str | None = None
+    package_id: str | None = None
+    version: int | None = None
+    charge_id: str | None = None
+    quantity: int | None = None
+    period: Period | None = None
+    allocations: tuple[Allocation, ...] = ()
+
+    @property
+    def key(self) -> str:
+        return f"{self.package_id}/{self.charge_id}"
+
+
+class LineDifference(msgspec.Struct, frozen=True):
+    """A line on which our engine and the provider do not agree."""
+
+    line: str
+    engine_minor: int
+    provider_minor: int
+
+
+TOLERANCE_MINOR = 1
+"""How far a line of the provider may be from ours before the difference is recorded."""
+
+
+def differences(engine: Sequence[Line], provider: Sequence[Line]) -> list[LineDifference]:
+    """Where the two disagree by more than one minor unit on a line.
+
+    >>> one = Line(kind=LineKind.CHARGE, description="Pro", amount_minor=541, package_id="pro")
+    >>> two = Line(kind=LineKind.CHARGE, description="Pro", amount_minor=543, package_id="pro")
+    >>> differences([one], [one]), differences([one], [two])[0].provider_minor
+    ([], 543)
+    """
+    ours, theirs = _by_line(engine), _by_line(provider)
+    return [
+        LineDifference(name, ours.get(name, 0), theirs.get(name, 0))
+        for name in sorted({*ours, *theirs})
+        if abs(ours.get(name, 0) - theirs.get(name, 0)) > TOLERANCE_MINOR
+    ]
+
+
+def as_provided(engine: Sequence[Line], provider: Sequence[Line]) -> tuple[Line, ...]:
+    """The provider's amounts under our wording, where both have the same lines; else its own."""
+    theirs = {_name(line): line for line in provider}
+    same = len(theirs) == len(provider) == len(engine) and theirs.keys() == {*map(_name, engine)}
+    if not same:
+        return tuple(provider)
+    return tuple(
+        msgspec.structs.replace(
+            line, id=theirs[_name(line)].id, amount_minor=theirs[_name(line)].amount_minor
+        )
+        for line in engine
+    )
+
+
+def _name(line: Line) -> str:
+    return f"{line.kind} {line.package_id}@{line.version}/{line.charge_id}"
+
+
+def _by_line(lines: Iterable[Line]) -> dict[str, int]:
+    sums: dict[str, int] = {}
+    for line in lines:
+        sums[_name(line)] = sums.get(_name(line), 0) + line.amount_minor
+    return sums
+
+
+class HeldPackage(Protocol):
+    """What `slots_of` reads of a package held, now (`Item`) or afterwards (`TargetItem`)."""
+
+    @property
+    def package_id(self) -> str: ...
+    @property
+    def version(self) -> int: ...
+    @property
+    def quantity(self) -> int: ...
+
+
+def slots_of(
+    catalog: Catalog, items: Iterable[HeldPackage], quantities: Mapping[str, int]
+) -> Iterable[Slot]:
+    """Every charge of every item, with the quantity that it counts."""
+    for item in items:
+        package = catalog.version(item.package_id, item.version)
+        for charge in package.charges:
+            quantity = 0 if charge.metered else charged_quantity(charge, item.quantity, quantities)
+            yield Slot(package.id, package.version, charge.id, quantity, charge.metered)
+
+
+class Book:
+    """Lines and sums of slots, in one currency."""
+
+    def __init__(self, catalog: Catalog, currency: str) -> None:
+        self._catalog = catalog
+        self._currency = currency
+
+    def _charge(self, slot: Slot) -> tuple[AnyPackage, Charge]:
+        package = self._catalog.version(slot.package_id, slot.version)
+        return package, package.charge(slot.charge_id)
+
+    def _amount(self, slot: Slot, interval: Interval) -> Fraction:
+        """The exact amount of a slot for one whole interval, in minor units."""
+        _, charge = self._charge(slot)
+        price = charge.price(self._currency, interval)
+        if price is None or slot.metered:
+            return Fraction(0)
+        return amount(charge, price, slot.quantity)
+
+    def credits(self, slots: Iterable[Slot], held: Subscription, at: datetime) -> Iterable[Line]:
+        """Unused time back: price × seconds left ÷ seconds, never more than what was charged."""
+        items = {item.package_id: item for item in held.items}
+        left = held.period.fraction_left(at)
+        for slot in slots:
+            if slot.metered:
+                continue
+            charged = items[slot.package_id].charges[slot.charge_id].charged_minor
+            potential = prorate(self._amount(slot, held.interval), left)
+            yield self._line(
+                LineKind.CREDIT,
+                slot,
+                "Unused time on ",
+                Period(at, held.period.end),
+                -capped_credit(potential, charged),
+            )
+
+    def charges(
+        self, slots: Iterable[Slot], interval: Interval, period: Period, at: datetime
+    ) -> Iterable[Line]:
+        """What the rest of a period costs from an instant: all of it at the period's start."""
+        left = period.fraction_left(at)
+        for slot in slots:
+            if not slot.metered:
+                yield self._line(
+                    LineKind.CHARGE,
+                    slot,
+                    "" if left == 1 else "Remaining time on ",
+                    Period(max(at, period.start), period.end),
+                    prorate(self._amount(slot, interval), left),
+                )
+
+    def _line(
+        self, kind: LineKind, slot: Slot, prefix: str, period: Period, amount_minor: int
+    ) -> Line:
+        return Line(
+            kind=kind,
+            package_id=slot.package_id,
+            version=slot.version,
+            charge_id=slot.charge_id,
+            description=prefix + _title(*self._charge(slot), slot),
+            quantity=slot.quantity,
+            period=period,
+            amount_minor=amount_minor,
+        )
+
+    def whole(self, slot: Slot, interval: Interval) -> int:
+        """What a slot's line of one whole interval says."""
+        return round_half_away(self._amount(slot, interval))
+
+    def recurring(self, slots: Iterable[Slot], interval: Interval) -> int:
+        """The licensed charges of a whole interval, each rounded as its line."""
+        return sum(self.whole(slot, interval) for slot in slots)
+
+    def mrr(self, slots: Iterable[Slot], interval: Interval) -> int:
+        """Rounded once per package held, then integers are summed (DESIGN 14)."""
+        by_package: dict[str, Fraction] = {}
+        for slot in slots:
+            amount = self._amount(slot, interval)
+            by_package[slot.package_id] = by_package.get(slot.package_id, Fraction(0)) + amount
+        return sum(round_half_away(amount / interval.months) for amount in by_package.values())
+
+
+def held_mrr_minor(catalog: Catalog, held: Subscription) -> int:
+    """The monthly recurring revenue of a subscription, in minor units."""
+    slots = slots_of(catalog, held.items, held.quantities)
+    return Book(catalog, held.currency).mrr(slots, held.interval)
+
+
+def _title(package: AnyPackage, charge: Charge, slot: Slot) -> str:
+    name = package.name if charge.name == package.name else f"{package.name}: {charge.name}"
+    return f"{slot.quantity} × {name}" if slot.quantity != 1 else name

@@ -1,0 +1,178 @@
+"""The port to money: what subscriptions need of a payment provider. `billing` implements it.
+
+Everything here is plain data in our own terms (packages, charges, minor units). Every effect is
+named by an idempotency key of ours, so that it may be repeated after a crash.
+"""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Protocol
+
+import msgspec
+
+from entitlements.catalog.model import ProrationMode
+from entitlements.kernel.period import Interval, Period
+from entitlements.subscriptions.lines import Line, Slot
+from entitlements.subscriptions.state import SubscriptionStatus
+
+
+class BillingCustomer(msgspec.Struct, frozen=True, kw_only=True):
+    """Whom to bill. `provider_id` is None until the provider has met the customer."""
+
+    id: str
+    name: str | None
+    email: str | None
+    provider_id: str | None
+    sandbox_payment_method: str | None = None
+
+
+class HeldSlot(msgspec.Struct, frozen=True):
+    """A slot that the provider has now, under its own item id."""
+
+    slot: Slot
+    provider_item_id: str
+
+
+class BillingOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """What a subscription at the provider is to become. `at` pins prorations, to the second."""
+
+    customer: BillingCustomer
+    subscription_provider_id: str | None
+    currency: str
+    interval: Interval
+    before: tuple[HeldSlot, ...]
+    after: tuple[Slot, ...]
+    at: datetime
+    proration: ProrationMode
+    new_period: bool  # the billing anchor is reset: the provider cannot pin the instant
+    cancel_now: bool = False
+
+
+class ProviderInvoice(msgspec.Struct, frozen=True, kw_only=True):
+    """An invoice, or the preview of one (`id` None). `amount_due_minor` is after credit."""
+
+    id: str | None
+    number: str | None
+    status: str
+    currency: str
+    created_at: datetime
+    subscription_provider_id: str | None
+    total_minor: int
+    amount_due_minor: int
+    amount_paid_minor: int
+    starting_balance_minor: int  # negative: credit held before the invoice
+    ending_balance_minor: int | None
+    lines: tuple[Line, ...]
+    hosted_url: str | None = None
+
+
+class ProviderItem(msgspec.Struct, frozen=True):
+    id: str
+    package_id: str | None
+    version: int | None
+    charge_id: str | None
+    quantity: int | None
+
+    @property
+    def key(self) -> str:
+        return f"{self.package_id}/{self.charge_id}"
+
+
+class ProviderSubscription(msgspec.Struct, frozen=True, kw_only=True):
+    """A subscription as the provider has it now. `change_id` is the last change that it took."""
+
+    id: str
+    customer_provider_id: str
+    status: SubscriptionStatus
+    period: Period
+    anchor: datetime
+    items: tuple[ProviderItem, ...]
+    change_id: str | None
+    pending_change_id: str | None
+    cancel_at: datetime | None
+    trial_ends_at: datetime | None
+    ended_at: datetime | None
+    latest_invoice_id: str | None
+
+
+class ProviderCustomer(msgspec.Struct, frozen=True, kw_only=True):
+    id: str
+    balance_minor: int  # negative: credit
+    payment_method_id: str | None
+    brand: str | None = None
+    last4: str | None = None
+    expires: str | None = None
+
+
+class OutcomeKind(StrEnum):
+    APPLIED = "applied"
+    ACTION_REQUIRED = "action_required"
+    DECLINED = "declined"
+    REFUSED = "refused"  # the provider will not do it, or the keys are too old to send it again
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """How an order ended. Declined and refused orders have left the subscription as it was."""
+
+    kind: OutcomeKind
+    subscription: ProviderSubscription | None = None
+    invoice: ProviderInvoice | None = None
+    client_secret: str | None = None
+    hosted_url: str | None = None
+    expires_at: datetime | None = None
+    message: str = ""
+    decline_code: str | None = None
+
+
+class PaymentProvider(Protocol):
+    """Every method may raise `PaymentProviderUnavailable`; nothing has then been decided."""
+
+    async def ensure_customer(self, customer: BillingCustomer) -> ProviderCustomer:
+        """The customer at the provider, made and given a card under our own key if need be.
+
+        Raises `PaymentDeclined` where the card cannot be kept, `ValidationFailed` for an unknown
+        test payment method.
+        """
+        ...
+
+    async def preview(self, order: BillingOrder) -> ProviderInvoice:
+        """What an order would be invoiced now. Changes nothing."""
+        ...
+
+    async def execute(self, change_id: str, order: BillingOrder) -> Outcome:
+        """Carry an order out, once, however often it is sent: keys derive from `change_id`."""
+        ...
+
+    async def progress(self, change_id: str, order: BillingOrder) -> Outcome | None:
+        """How far an order has come, by reading only; None where the provider never took it."""
+        ...
+
+    async def abandon(self, change_id: str, order: BillingOrder) -> Outcome:
+        """Give up an order that waits for payment: its invoice is voided (or it was paid)."""
+        ...
+
+    async def cancel(
+        self,
+        change_id: str,
+        subscription_provider_id: str,
+        *,
+        at_end: bool | None,
+        invoice_now: bool,
+        prorate: bool,
+    ) -> Outcome:
+        """Cancel at the period's end (`at_end`), take that back (False), or end it now (None)."""
+        ...
+
+    async def subscription(self, provider_id: str) -> ProviderSubscription | None: ...
+
+    async def customer(self, provider_id: str) -> ProviderCustomer | None: ...
+
+    async def invoice(self, provider_id: str) -> ProviderInvoice | None: ...
+
+    async def invoices(self, customer_provider_id: str) -> tuple[ProviderInvoice, ...]:
+        """The newest invoices of a customer, newest first, at most 100."""
+        ...
+
+    async def advance_clock(self, to: datetime) -> None:
+        """Sandbox only: move the provider's test clock, and wait until it has arrived."""
+        ...

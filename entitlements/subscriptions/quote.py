@@ -1,0 +1,104 @@
+"""Quotes: a change priced and signed, so that nothing is stored and nothing can be altered.
+
+The token says which customer, at which revision and catalog revision, asks for which change, at
+which instant, and what it comes to. It is good for 15 minutes of the service's clock.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+
+from entitlements.kernel.errors import ValidationFailed
+from entitlements.kernel.period import to_second
+from entitlements.kernel.signing import InvalidToken, Signer
+from entitlements.subscriptions.change import Authority, ChangePlan
+from entitlements.subscriptions.lines import Line, LineDifference
+from entitlements.subscriptions.target import ChangeRequest
+
+VALID_FOR = timedelta(minutes=15)
+_PURPOSE = "quote"
+
+
+class QuoteClaims(msgspec.Struct, frozen=True, kw_only=True):
+    """What a quote's token says. `authority` is the one that it was asked under."""
+
+    customer_id: str
+    customer_revision: int
+    catalog_revision: int
+    request: ChangeRequest
+    authority: Authority
+    proration_date: int
+    expires_at: int
+    total_minor: int
+    due_now_minor: int
+    lines_digest: str
+
+    @property
+    def at(self) -> datetime:
+        return datetime.fromtimestamp(self.proration_date, UTC)
+
+
+class Quote(msgspec.Struct, frozen=True, kw_only=True):
+    """What a change would do and cost. `lines` carry the provider's amounts."""
+
+    token: str
+    expires_at: datetime
+    plan: ChangePlan
+    lines: tuple[Line, ...]
+    due_now_minor: int
+    due_now_exact: bool
+    credit_applied_minor: int
+    credit_balance_after_minor: int
+    differences: tuple[LineDifference, ...] = ()
+
+
+class Due(msgspec.Struct, frozen=True):
+    """What a total means for the card and for the credit held. Credit is positive."""
+
+    due_now_minor: int
+    credit_applied_minor: int
+    credit_after_minor: int
+
+
+def due(total_minor: int, credit_minor: int, smallest_charge_minor: int) -> Due:
+    """Credit first, then the card; what is below the smallest charge is carried over.
+
+    >>> due(2000, 500, 50), due(-300, 0, 50), due(20, 0, 50)
+    ... # doctest: +NORMALIZE_WHITESPACE
+    (Due(due_now_minor=1500, credit_applied_minor=500, credit_after_minor=0),
+     Due(due_now_minor=0, credit_applied_minor=0, credit_after_minor=300),
+     Due(due_now_minor=0, credit_applied_minor=0, credit_after_minor=-20))
+    """
+    applied = max(0, min(total_minor, credit_minor))
+    left = total_minor - credit_minor
+    if left < smallest_charge_minor:
+        return Due(0, applied, -left)
+    return Due(left, applied, 0)
+
+
+def sign_quote(signer: Signer, claims: QuoteClaims) -> str:
+    return signer.sign(_PURPOSE, msgspec.to_builtins(claims))
+
+
+def read_quote(signer: Signer, token: str) -> QuoteClaims:
+    """The claims of a quote of ours; `ValidationFailed` on `token` for anything else."""
+    try:
+        return msgspec.convert(signer.verify(_PURPOSE, token), QuoteClaims)
+    except (InvalidToken, msgspec.ValidationError) as error:
+        raise ValidationFailed.of(
+            "token", "INVALID_TOKEN", "this is not a quote of this service"
+        ) from error
+
+
+def expiry(now: datetime) -> datetime:
+    return to_second(now) + VALID_FOR
+
+
+def digest(lines: Sequence[Line]) -> str:
+    """What a quote promises of its lines: the engine's kinds, charges, quantities and amounts."""
+    said = [
+        (x.kind, x.package_id, x.version, x.charge_id, x.quantity, x.amount_minor) for x in lines
+    ]
+    return hashlib.sha256(msgspec.json.encode(said)).hexdigest()[:32]

@@ -1,0 +1,296 @@
+"""Rows and state: how a customer is loaded into `CustomerState`, and how a change is stored."""
+
+from collections.abc import Iterable
+from datetime import datetime
+
+import msgspec
+from sqlalchemy import delete, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from entitlements.audit import ledger
+from entitlements.audit.ledger import Actor
+from entitlements.catalog.model import Catalog
+from entitlements.kernel.errors import NotFound
+from entitlements.kernel.ids import new_id
+from entitlements.kernel.money import Money
+from entitlements.kernel.period import Interval, Period
+from entitlements.subscriptions.change import ChangePlan
+from entitlements.subscriptions.lines import Book, slots_of
+from entitlements.subscriptions.payments import (
+    ProviderCustomer,
+    ProviderInvoice,
+    ProviderSubscription,
+)
+from entitlements.subscriptions.state import (
+    CustomerState,
+    HeldCharge,
+    Item,
+    Subscription,
+    SubscriptionStatus,
+)
+from entitlements.subscriptions.tables import (
+    ChangeRow,
+    CustomerRow,
+    InvoiceRow,
+    SubscriptionItemRow,
+    SubscriptionRow,
+)
+
+
+async def lock_customer(session: AsyncSession, customer_id: str) -> CustomerRow | None:
+    """The customer's row, locked until the transaction ends (SQLite has one writer anyway)."""
+    return await session.scalar(
+        select(CustomerRow).where(CustomerRow.id == customer_id).with_for_update()
+    )
+
+
+async def locked_customer(session: AsyncSession, customer_id: str) -> CustomerRow:
+    """The same, `NotFound` where there is none."""
+    row = await lock_customer(session, customer_id)
+    if row is None:
+        raise NotFound("customer", customer_id)
+    return row
+
+
+async def record(
+    session: AsyncSession,
+    at: datetime,
+    actor: Actor,
+    row: CustomerRow,
+    action: str,
+    *,
+    object_type: str = "customer",
+    object_id: str | None = None,
+    before: object = None,
+    after: object = None,
+    reason: str | None = None,
+    mrr_delta: Money | None = None,
+) -> None:
+    """An entry in the stream of a customer whose row the transaction has locked."""
+    await ledger.append(
+        session,
+        stream=ledger.customer_stream(row.id),
+        at=at,
+        actor=actor,
+        action=action,
+        object_type=object_type,
+        object_id=object_id or row.id,
+        before=before,
+        after=after,
+        reason=reason,
+        mrr_delta=mrr_delta,
+    )
+
+
+async def load_states(
+    session: AsyncSession, customers: Iterable[CustomerRow]
+) -> dict[str, CustomerState]:
+    """The states of some customers, in two statements however many they are."""
+    rows = {row.id: row for row in customers}
+    subscriptions = (
+        await session.scalars(
+            select(SubscriptionRow)
+            .where(SubscriptionRow.customer_id.in_(rows))
+            .order_by(SubscriptionRow.id)
+        )
+    ).all()
+    items: dict[str, list[Item]] = {row.id: [] for row in subscriptions}
+    for row in await session.scalars(
+        select(SubscriptionItemRow)
+        .where(SubscriptionItemRow.subscription_id.in_(items))
+        .order_by(SubscriptionItemRow.id)
+    ):
+        items[row.subscription_id].append(_item(row))
+    held: dict[str, list[Subscription]] = {customer_id: [] for customer_id in rows}
+    for subscription in subscriptions:
+        state = _subscription(subscription, tuple(items[subscription.id]))
+        held[subscription.customer_id].append(state)
+    return {
+        row.id: CustomerState(
+            id=row.id,
+            currency=row.currency,
+            revision=row.revision,
+            subscriptions=tuple(held[row.id]),
+            provider_id=row.provider_id,
+            has_payment_method=bool(row.payment_method_id or row.sandbox_payment_method),
+            credit_balance_minor=row.credit_balance_minor,
+        )
+        for row in rows.values()
+    }
+
+
+async def load_state(session: AsyncSession, customer: CustomerRow) -> CustomerState:
+    return (await load_states(session, [customer]))[customer.id]
+
+
+def _item(row: SubscriptionItemRow) -> Item:
+    return Item(
+        id=row.id,
+        package_id=row.package_id,
+        version=row.version,
+        entitlements_version=row.entitlements_version,
+        quantity=row.quantity,
+        started_at=row.started_at,
+        charges=msgspec.convert(row.charges, dict[str, HeldCharge]),
+    )
+
+
+def _subscription(row: SubscriptionRow, items: tuple[Item, ...]) -> Subscription:
+    return Subscription(
+        id=row.id,
+        product_id=row.product_id,
+        status=SubscriptionStatus(row.status),
+        interval=Interval(row.interval),
+        currency=row.currency,
+        period=Period(row.period_start, row.period_end),
+        anchor=row.anchor,
+        started_at=row.started_at,
+        items=items,
+        quantities=row.quantities,
+        provider_id=row.provider_id,
+        trial_ends_at=row.trial_ends_at,
+        cancel_at=row.cancel_at,
+        past_due_since=row.past_due_since,
+        ended_at=row.ended_at,
+    )
+
+
+async def store_plan(
+    session: AsyncSession,
+    customer: CustomerRow,
+    change: ChangeRow,
+    plan: ChangePlan,
+    provided: ProviderSubscription,
+) -> SubscriptionRow:
+    """Make a change true: the items it planned, under the item ids that the provider gave."""
+    row = await session.get(SubscriptionRow, plan.subscription_id) if plan.subscription_id else None
+    if row is None:
+        row = SubscriptionRow(
+            id=new_id("sub"),
+            customer_id=customer.id,
+            product_id=plan.product_id,
+            started_at=plan.effective_at,
+            currency=plan.currency,
+            provider_id=provided.id,
+        )
+        session.add(row)
+    row.interval = plan.interval
+    row.quantities = dict(plan.quantities)
+    mirror_subscription(row, provided, change.effective_at)
+    await session.flush()
+    held = {
+        item.id: item
+        for item in await session.scalars(
+            select(SubscriptionItemRow).where(SubscriptionItemRow.subscription_id == row.id)
+        )
+    }
+    kept = {target.item_id for target in plan.items}
+    gone = [item_id for item_id in held if item_id not in kept]
+    if gone:
+        await session.execute(delete(SubscriptionItemRow).where(SubscriptionItemRow.id.in_(gone)))
+    provider_items = {f"{i.package_id}/{i.charge_id}": i.id for i in provided.items}
+    for target in plan.items:
+        item = held.get(target.item_id) if target.item_id else None
+        if item is None:
+            item = SubscriptionItemRow(
+                id=new_id("itm"), subscription_id=row.id, started_at=plan.effective_at
+            )
+            session.add(item)
+        item.package_id = target.package_id
+        item.version = target.version
+        item.entitlements_version = target.entitlements_version
+        item.quantity = target.quantity
+        item.charges = {
+            slot.charge_id: {
+                "provider_item_id": provider_items.get(slot.key, ""),
+                "charged_minor": plan.charged.get(slot.key, 0),
+            }
+            for slot in plan.after
+            if slot.package_id == target.package_id
+        }
+    await session.flush()
+    return row
+
+
+def mirror_subscription(
+    row: SubscriptionRow, provided: ProviderSubscription, at: datetime
+) -> dict[str, tuple[object, object]]:
+    """Take over what only the provider decides; answers what changed, before and after."""
+    past_due = provided.status is SubscriptionStatus.PAST_DUE
+    mirrored: dict[str, object] = {
+        "status": provided.status.value,
+        "period_start": provided.period.start,
+        "period_end": provided.period.end,
+        "anchor": provided.anchor,
+        "cancel_at": provided.cancel_at,
+        "trial_ends_at": provided.trial_ends_at,
+        "ended_at": provided.ended_at,
+        "past_due_since": (row.past_due_since or at) if past_due else None,
+    }
+    changed = {
+        name: (getattr(row, name), value)
+        for name, value in mirrored.items()
+        if getattr(row, name) != value
+    }
+    for name, (_, value) in changed.items():
+        setattr(row, name, value)
+    return changed
+
+
+def mirror_customer(row: CustomerRow, provided: ProviderCustomer) -> bool:
+    """Take over the card and the credit that the provider holds; whether anything changed."""
+    mirrored: dict[str, object] = {
+        "provider_id": provided.id,
+        "payment_method_id": provided.payment_method_id,
+        "card_brand": provided.brand,
+        "card_last4": provided.last4,
+        "card_expires": provided.expires,
+        "credit_balance_minor": -provided.balance_minor,
+    }
+    changed = [name for name, value in mirrored.items() if getattr(row, name) != value]
+    for name in changed:
+        setattr(row, name, mirrored[name])
+    return bool(changed)
+
+
+async def mirror_invoice(
+    session: AsyncSession,
+    customer_id: str,
+    subscription_id: str | None,
+    provided: ProviderInvoice,
+) -> InvoiceRow:
+    """Take over an invoice as the provider has it now, known or new."""
+    row = await session.scalar(select(InvoiceRow).where(InvoiceRow.provider_id == provided.id))
+    if row is None:
+        row = InvoiceRow(id=new_id("inv"), provider_id=provided.id, customer_id=customer_id)
+        session.add(row)
+    row.subscription_id = subscription_id or row.subscription_id
+    row.number = provided.number
+    row.status = provided.status
+    row.currency = provided.currency
+    row.created_at = provided.created_at
+    row.total_minor = provided.total_minor
+    row.amount_due_minor = provided.amount_due_minor
+    row.amount_paid_minor = provided.amount_paid_minor
+    row.hosted_url = provided.hosted_url
+    row.lines = msgspec.to_builtins(provided.lines)
+    await session.flush()
+    return row
+
+
+async def renew_items(session: AsyncSession, catalog: Catalog, held: Subscription) -> None:
+    """A new period has begun: every charge has been charged for the whole of it."""
+    book = Book(catalog, held.currency)
+    charged = {
+        slot.key: book.whole(slot, held.interval)
+        for slot in slots_of(catalog, held.items, held.quantities)
+    }
+    for item in held.items:
+        row = await session.get_one(SubscriptionItemRow, item.id)
+        row.charges = {
+            charge_id: {
+                "provider_item_id": held_charge.provider_item_id,
+                "charged_minor": charged[f"{item.package_id}/{charge_id}"],
+            }
+            for charge_id, held_charge in item.charges.items()
+        }

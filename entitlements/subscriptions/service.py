@@ -1,0 +1,674 @@
+"""Changes: quoted, committed, settled. Decided by the pure core, paid through the port.
+
+A commit is a durable intent. It is stored `PENDING` under the caller's idempotency key before the
+provider is called, and settled in a second transaction afterwards. Whoever finds it unfinished
+(`finish`: the same caller again, a webhook, the worker) asks the provider how far it has come.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime, timedelta
+
+import msgspec
+import structlog
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from entitlements.audit import ledger
+from entitlements.audit.ledger import Actor
+from entitlements.catalog.model import AddOn, Catalog, ChangeTiming, ProrationMode
+from entitlements.kernel.clock import Clock, wall_now
+from entitlements.kernel.errors import (
+    ApprovalRequired,
+    Conflict,
+    IdempotencyConflict,
+    NotFound,
+    PaymentDeclined,
+    PaymentProviderUnavailable,
+    QuoteExpired,
+    QuoteStale,
+    ValidationFailed,
+)
+from entitlements.kernel.ids import new_id
+from entitlements.kernel.money import Money, smallest_charge_minor
+from entitlements.kernel.period import to_second
+from entitlements.kernel.signing import Signer
+from entitlements.storage.unit_of_work import Database
+from entitlements.subscriptions import quote as quotes
+from entitlements.subscriptions.change import Authority, ChangePlan, Direction, plan_change
+from entitlements.subscriptions.lines import (
+    LineDifference,
+    as_provided,
+    differences,
+)
+from entitlements.subscriptions.payments import (
+    BillingCustomer,
+    BillingOrder,
+    HeldSlot,
+    Outcome,
+    OutcomeKind,
+    PaymentProvider,
+    ProviderInvoice,
+)
+from entitlements.subscriptions.quote import Quote, QuoteClaims
+from entitlements.subscriptions.records import (
+    load_state,
+    locked_customer,
+    mirror_customer,
+    mirror_invoice,
+    mirror_subscription,
+    record,
+    store_plan,
+)
+from entitlements.subscriptions.state import CustomerState, Subscription
+from entitlements.subscriptions.tables import ChangeRow, CustomerRow, SubscriptionRow
+from entitlements.subscriptions.target import ChangeRequest
+
+log = structlog.get_logger()
+
+LEASE = timedelta(seconds=30)
+"""How long one process may work on an intent before another takes it over."""
+
+KEY_AGE_LIMIT = timedelta(hours=23)
+"""The provider may forget idempotency keys after 24 hours: older intents are not sent again."""
+
+WAIT_FOR_OWN_INTENT_SECONDS = 10
+UNSETTLED = ("pending", "awaiting_payment")
+
+
+class Caller(msgspec.Struct, frozen=True):
+    """Who asks, for the ledger, and how freely they may choose."""
+
+    actor: Actor
+    authority: Authority
+
+
+class Committed(msgspec.Struct, frozen=True, kw_only=True):
+    """How a commit ended well: applied or scheduled, or waiting for the customer to pay."""
+
+    change_id: str
+    customer_id: str
+    revision: int
+    client_secret: str | None = None
+    hosted_url: str | None = None
+    expires_at: datetime | None = None
+
+
+class ChangeService:
+    def __init__(
+        self,
+        database: Database,
+        catalog: Callable[[], Awaitable[Catalog]],
+        clock: Clock,
+        signer: Signer,
+        payments: PaymentProvider,
+    ) -> None:
+        self._database = database
+        self._catalog = catalog
+        self._clock = clock
+        self._signer = signer
+        self._payments = payments
+
+    # ── quotes ───────────────────────────────────────────────────────────────
+
+    async def preview(self, caller: Caller, customer_id: str, request: ChangeRequest) -> Quote:
+        """What a change would do and cost. Stores nothing."""
+        async with self._database.read() as session:
+            row = await session.get(CustomerRow, customer_id)
+            if row is None:
+                raise NotFound("customer", customer_id)
+            state = await load_state(session, row)
+        catalog = await self._catalog()
+        return await self._quote(catalog, row, state, request, caller.authority)
+
+    async def _quote(
+        self,
+        catalog: Catalog,
+        row: CustomerRow,
+        state: CustomerState,
+        request: ChangeRequest,
+        authority: Authority,
+    ) -> Quote:
+        now = to_second(self._clock.now())
+        plan = plan_change(catalog, state, request, now, authority=authority)
+        lines = plan.lines
+        found: tuple[LineDifference, ...] = ()
+        if plan.invoiced_now:
+            provided = await self._payments.preview(_order(row, state, plan))
+            found = tuple(differences(plan.lines, provided.lines))
+            lines = as_provided(plan.lines, provided.lines)
+            if found:
+                log.warning("quote_differs", customer=row.id, differences=len(found))
+        total = sum(line.amount_minor for line in lines) if plan.invoiced_now else 0
+        due = quotes.due(total, state.credit_balance_minor, smallest_charge_minor(plan.currency))
+        expires_at = quotes.expiry(now)
+        claims = QuoteClaims(
+            customer_id=row.id,
+            customer_revision=state.revision,
+            catalog_revision=catalog.revision,
+            request=request,
+            authority=authority,
+            proration_date=int(plan.at.timestamp()),
+            expires_at=int(expires_at.timestamp()),
+            total_minor=total,
+            due_now_minor=due.due_now_minor,
+            lines_digest=quotes.digest(plan.lines),
+        )
+        return Quote(
+            token=quotes.sign_quote(self._signer, claims),
+            expires_at=expires_at,
+            plan=plan,
+            lines=lines,
+            due_now_minor=due.due_now_minor,
+            due_now_exact=not plan.new_period,
+            credit_applied_minor=due.credit_applied_minor,
+            credit_balance_after_minor=due.credit_after_minor,
+            differences=found,
+        )
+
+    # ── commits ──────────────────────────────────────────────────────────────
+
+    async def commit(self, caller: Caller, token: str, key: str) -> Committed:
+        """Do what a quote says, once per idempotency key."""
+        claims = quotes.read_quote(self._signer, token)
+        request_digest = hashlib.sha256(token.encode()).hexdigest()
+        if repeated := await self._repeated(
+            claims.customer_id, "commitChange", key, request_digest
+        ):
+            return repeated
+        await self._check_fresh(claims)
+        return await self._commit(caller, claims, "commitChange", key, request_digest)
+
+    async def purchase_add_on(
+        self,
+        caller: Caller,
+        customer_id: str,
+        add_on_id: str,
+        *,
+        quantity: int,
+        max_due_now_minor: int | None,
+        key: str,
+    ) -> Committed:
+        """One click: preview and commit in one, adding to what is held."""
+        digest = _digest([add_on_id, quantity, max_due_now_minor])
+        if repeated := await self._repeated(customer_id, "purchaseAddOn", key, digest):
+            return repeated
+        if quantity < 1:
+            raise ValidationFailed.of("quantity", "QUANTITY_OUT_OF_RANGE", "buy at least one")
+        async with self._database.read() as session:
+            row = await session.get(CustomerRow, customer_id)
+            if row is None:
+                raise NotFound("customer", customer_id)
+            state = await load_state(session, row)
+        catalog = await self._catalog()
+        add_on = catalog.current.get(add_on_id)
+        if not isinstance(add_on, AddOn):
+            raise ValidationFailed.of("addOnId", "UNKNOWN_PACKAGE", f"{add_on_id!r} is not sold")
+        held = state.live(add_on.product_id)
+        has = sum(i.quantity for i in held.items if i.package_id == add_on_id) if held else 0
+        request = ChangeRequest(product_id=add_on.product_id, add_ons={add_on_id: has + quantity})
+        quote = await self._quote(catalog, row, state, request, caller.authority)
+        if max_due_now_minor is not None and quote.due_now_minor > max_due_now_minor:
+            raise QuoteStale("it costs more now than what was agreed to", quote)
+        claims = quotes.read_quote(self._signer, quote.token)
+        return await self._commit(caller, claims, "purchaseAddOn", key, digest)
+
+    async def cancel_subscription(
+        self,
+        caller: Caller,
+        customer_id: str,
+        product_id: str,
+        *,
+        timing: ChangeTiming | None,
+        reason: str | None,
+        key: str,
+    ) -> Committed:
+        """Cancel by the product's policy, or as `timing` says where the caller may choose."""
+        digest = _digest([product_id, timing, reason])
+        if repeated := await self._repeated(customer_id, "cancelSubscription", key, digest):
+            return repeated
+        request = ChangeRequest(product_id=product_id, cancel=True, timing=timing, reason=reason)
+        quote = await self.preview(caller, customer_id, request)
+        claims = quotes.read_quote(self._signer, quote.token)
+        return await self._commit(caller, claims, "cancelSubscription", key, digest)
+
+    async def _repeated(
+        self, customer_id: str, mutation: str, key: str, request_digest: str
+    ) -> Committed | None:
+        """The first answer to a repeated key: waits for its own intent, takes over a dead one."""
+        if not 1 <= len(key) <= 255:
+            raise ValidationFailed.of("idempotencyKey", "LENGTH", "a key has 1 to 255 characters")
+        async with self._database.read() as session:
+            change = await session.scalar(
+                select(ChangeRow).where(
+                    ChangeRow.customer_id == customer_id,
+                    ChangeRow.mutation == mutation,
+                    ChangeRow.idempotency_key == key,
+                )
+            )
+        if change is None:
+            return None
+        if change.request_digest != request_digest:
+            raise IdempotencyConflict("this key was used for another request")
+        for _ in range(WAIT_FOR_OWN_INTENT_SECONDS * 20):
+            if change.status != "pending":
+                break
+            if change.leased_until <= wall_now():
+                return await self.finish(change.id)
+            await asyncio.sleep(0.05)
+            change = await self._change(change.id)
+        return await self._answer(change)
+
+    async def _check_fresh(self, claims: QuoteClaims) -> None:
+        """Refuse a quote that is past its time or no longer true, with a fresh one."""
+        expired = claims.expires_at <= self._clock.now().timestamp()
+        async with self._database.read() as session:
+            row = await session.get(CustomerRow, claims.customer_id)
+            if row is None:
+                raise NotFound("customer", claims.customer_id)
+            await _refuse_while_unsettled(session, row.id)
+            state = await load_state(session, row)
+        catalog = await self._catalog()
+        said = (claims.customer_revision, claims.catalog_revision)
+        if not expired and said == (state.revision, catalog.revision):
+            return
+        try:
+            fresh = await self._quote(catalog, row, state, claims.request, claims.authority)
+        except (ValidationFailed, Conflict):
+            fresh = None  # what was quoted is not possible any more
+        if expired:
+            raise QuoteExpired("the quote is past its time", fresh)
+        raise QuoteStale("the customer or the catalog has changed since the quote", fresh)
+
+    async def _commit(
+        self, caller: Caller, claims: QuoteClaims, mutation: str, key: str, request_digest: str
+    ) -> Committed:
+        catalog = await self._catalog()
+        async with self._database.write() as session:
+            row = await locked_customer(session, claims.customer_id)
+            await _refuse_while_unsettled(session, row.id)
+            state = await load_state(session, row)
+            if (state.revision, catalog.revision) != (
+                claims.customer_revision,
+                claims.catalog_revision,
+            ):
+                raise QuoteStale("the customer or the catalog has changed since the quote")
+            plan = plan_change(
+                catalog, state, claims.request, claims.at, authority=claims.authority
+            )
+            if plan.new_period:  # the provider cannot pin that instant: it starts at the commit
+                now = self._clock.now()
+                plan = plan_change(catalog, state, claims.request, now, authority=claims.authority)
+            elif quotes.digest(plan.lines) != claims.lines_digest:
+                raise QuoteStale("the quote does not hold any more")
+            if plan.approval_required:
+                raise ApprovalRequired("this is sold by our sales team: they have to approve it")
+            change = self._intent(row, plan, claims, caller, mutation, key, request_digest)
+            session.add(change)
+            row.revision += 1
+            await session.flush()
+            await record(
+                session,
+                self._clock.now(),
+                caller.actor,
+                row,
+                "change.requested",
+                object_type="change",
+                object_id=change.id,
+                after={
+                    "description": plan.description,
+                    "direction": plan.direction,
+                    "lines": plan.lines,
+                    "total_minor": plan.total_minor,
+                    "currency": plan.currency,
+                },
+                reason=claims.request.reason,
+            )
+        return await self._carry_out(change.id)
+
+    def _intent(
+        self,
+        row: CustomerRow,
+        plan: ChangePlan,
+        claims: QuoteClaims,
+        caller: Caller,
+        mutation: str,
+        key: str,
+        request_digest: str,
+    ) -> ChangeRow:
+        started_at = wall_now()
+        return ChangeRow(
+            id=new_id("chg"),
+            customer_id=row.id,
+            product_id=plan.product_id,
+            subscription_id=plan.subscription_id,
+            status="pending",
+            direction=plan.direction.value,
+            description=plan.description,
+            mutation=mutation,
+            idempotency_key=key,
+            request_digest=request_digest,
+            request=msgspec.to_builtins(claims.request),
+            plan=msgspec.json.encode(plan).decode(),
+            currency=plan.currency,
+            effective_at=plan.effective_at,
+            created_at=self._clock.now(),
+            started_at=started_at,
+            leased_until=started_at + LEASE,
+            created_by=caller.actor.name,
+            reason=claims.request.reason,
+            lines=msgspec.to_builtins(plan.lines),
+            total_minor=plan.total_minor,
+            mrr_delta_minor=plan.mrr_delta_minor,
+        )
+
+    async def finish(self, change_id: str) -> Committed:
+        """Bring an unsettled change to its end, by what the provider says of it."""
+        async with self._database.write() as session:
+            change = await session.get(ChangeRow, change_id, with_for_update=True)
+            if change is None:
+                raise NotFound("change", change_id)
+            if change.status in UNSETTLED:
+                change.leased_until = wall_now() + LEASE
+        if change.status not in UNSETTLED:
+            return await self._answer(change)
+        order, plan = await self._order_of(change)
+        if plan.direction is Direction.CANCELLATION:
+            return await self._carry_out(change_id)  # the same keys: cancelled once
+        outcome = await self._payments.progress(change_id, order)
+        if outcome is not None:
+            return await self._settle(change_id, outcome)
+        if change.status == "awaiting_payment":
+            message = "it was not paid in time"
+            return await self._settle(change_id, Outcome(kind=OutcomeKind.REFUSED, message=message))
+        if wall_now() - change.started_at < KEY_AGE_LIMIT:
+            return await self._carry_out(change_id)
+        message = "the provider never took it, and it is too old to be sent again"
+        return await self._settle(change_id, Outcome(kind=OutcomeKind.REFUSED, message=message))
+
+    async def unfinished(self, limit: int = 100) -> Sequence[str]:
+        """Changes that nobody works on: their process has died, or they wait for a payment."""
+        async with self._database.read() as session:
+            return (
+                await session.scalars(
+                    select(ChangeRow.id)
+                    .where(ChangeRow.status == "pending", ChangeRow.leased_until <= wall_now())
+                    .order_by(ChangeRow.id)
+                    .limit(limit)
+                )
+            ).all()
+
+    async def release_leases(self) -> None:
+        """At the start of the only process: whoever held a lease is dead."""
+        async with self._database.write() as session:
+            for change in await session.scalars(
+                select(ChangeRow).where(ChangeRow.status == "pending")
+            ):
+                change.leased_until = wall_now()
+
+    async def _carry_out(self, change_id: str) -> Committed:
+        """Call the provider, then settle. What may have arrived there stays pending here."""
+        change = await self._change(change_id)
+        order, plan = await self._order_of(change)
+        try:
+            if plan.direction is Direction.CANCELLATION:
+                outcome = await self._cancel_at_provider(change, order, plan)
+            else:
+                provided = await self._payments.ensure_customer(order.customer)
+                async with self._database.write() as session:
+                    mirror_customer(await locked_customer(session, change.customer_id), provided)
+                customer = msgspec.structs.replace(order.customer, provider_id=provided.id)
+                order = msgspec.structs.replace(order, customer=customer)
+                if (
+                    provided.payment_method_id is None
+                    and plan.invoiced_now
+                    and plan.total_minor > 0
+                ):
+                    raise PaymentDeclined("there is no payment method", "no_payment_method")
+                outcome = await self._payments.execute(change_id, order)
+        except PaymentDeclined as error:
+            outcome = Outcome(
+                kind=OutcomeKind.DECLINED, message=error.message, decline_code=error.decline_code
+            )
+        except ValidationFailed as error:
+            await self._settle(
+                change_id, Outcome(kind=OutcomeKind.REFUSED, message=error.message), quiet=True
+            )
+            raise
+        except PaymentProviderUnavailable:
+            await self._give_back_lease(change_id)
+            raise
+        return await self._settle(change_id, outcome)
+
+    async def _give_back_lease(self, change_id: str) -> None:
+        async with self._database.write() as session:
+            change = await session.get(ChangeRow, change_id, with_for_update=True)
+            if change is not None and change.status == "pending":
+                change.leased_until = wall_now() + timedelta(seconds=1)
+
+    async def _cancel_at_provider(
+        self, change: ChangeRow, order: BillingOrder, plan: ChangePlan
+    ) -> Outcome:
+        assert order.subscription_provider_id is not None
+        return await self._payments.cancel(
+            change.id,
+            order.subscription_provider_id,
+            at_end=True if plan.timing is ChangeTiming.PERIOD_END else None,
+            invoice_now=plan.timing is ChangeTiming.NOW,
+            prorate=plan.proration is not ProrationMode.NONE,
+        )
+
+    async def _order_of(self, change: ChangeRow) -> tuple[BillingOrder, ChangePlan]:
+        plan = msgspec.json.decode(change.plan, type=ChangePlan)
+        async with self._database.read() as session:
+            row = await session.get(CustomerRow, change.customer_id)
+            assert row is not None
+            state = await load_state(session, row)
+        return _order(row, state, plan), plan
+
+    async def _settle(self, change_id: str, outcome: Outcome, *, quiet: bool = False) -> Committed:
+        """The second transaction: make the outcome ours. Settling twice changes nothing."""
+        provided = None
+        if outcome.subscription is not None:
+            provided = await self._payments.customer(outcome.subscription.customer_provider_id)
+        async with self._database.write() as session:
+            change = await session.get(ChangeRow, change_id)
+            assert change is not None
+            row = await locked_customer(session, change.customer_id)
+            await session.refresh(change)
+            if change.status in UNSETTLED:
+                if provided is not None:
+                    mirror_customer(row, provided)
+                await self._apply(session, row, change, outcome)
+        if quiet:
+            return Committed(change_id=change.id, customer_id=row.id, revision=row.revision)
+        answer = await self._answer(change)
+        return msgspec.structs.replace(answer, client_secret=outcome.client_secret)
+
+    async def _apply(
+        self, session: AsyncSession, row: CustomerRow, change: ChangeRow, outcome: Outcome
+    ) -> None:
+        plan = msgspec.json.decode(change.plan, type=ChangePlan)
+        now = self._clock.now()
+        subscription_id = change.subscription_id
+        if outcome.kind is OutcomeKind.APPLIED:
+            assert outcome.subscription is not None
+            if plan.direction is Direction.CANCELLATION:
+                subscription = await session.get_one(SubscriptionRow, subscription_id)
+                mirror_subscription(subscription, outcome.subscription, now)
+            else:
+                subscription = await store_plan(session, row, change, plan, outcome.subscription)
+            subscription_id = change.subscription_id = subscription.id
+            later = plan.timing is ChangeTiming.PERIOD_END
+            change.status = "scheduled" if later else "applied"
+            action = "change.scheduled" if later else "change.applied"
+        elif outcome.kind is OutcomeKind.ACTION_REQUIRED:
+            if change.status == "awaiting_payment":
+                return
+            change.status, action = "awaiting_payment", "change.awaiting_payment"
+            change.hosted_url = outcome.hosted_url
+            change.payment_expires_at = outcome.expires_at
+        else:
+            declined = outcome.kind is OutcomeKind.DECLINED
+            change.status, action = "failed", "change.failed"
+            change.failure_code = "PAYMENT_DECLINED" if declined else "PROVIDER_REFUSED"
+            change.failure_message = outcome.message
+            change.decline_code = outcome.decline_code
+        if change.status != "awaiting_payment":
+            change.settled_at = now
+        if outcome.invoice is not None and outcome.invoice.id is not None:
+            change.invoice_provider_id = outcome.invoice.id
+            await mirror_invoice(session, row.id, subscription_id, outcome.invoice)
+            if plan.invoiced_now and outcome.kind is OutcomeKind.APPLIED:
+                self._take_lines(change, plan, outcome.invoice)
+        row.revision += 1
+        applied = change.status == "applied"
+        await record(
+            session,
+            now,
+            ledger.SYSTEM if change.created_by == "system" else Actor(change.created_by),
+            row,
+            action,
+            object_type="change",
+            object_id=change.id,
+            after={
+                "status": change.status,
+                "failure": change.failure_code,
+                "decline_code": change.decline_code,
+                "invoice": change.invoice_provider_id,
+                "items": plan.items if applied else None,
+                "quantities": plan.quantities if applied else None,
+            },
+            reason=change.reason,
+            mrr_delta=Money(change.mrr_delta_minor, change.currency) if applied else None,
+        )
+
+    def _take_lines(self, change: ChangeRow, plan: ChangePlan, invoice: ProviderInvoice) -> None:
+        """What was charged is what the provider says; where it is not ours, it is said aloud."""
+        lines = as_provided(plan.lines, invoice.lines)
+        change.lines = msgspec.to_builtins(lines)
+        change.total_minor = sum(line.amount_minor for line in lines)
+        if found := differences(plan.lines, invoice.lines):
+            log.error("invoice_differs", change=change.id, differences=msgspec.to_builtins(found))
+
+    async def abandon(self, caller: Caller, change_id: str, customer_id: str | None) -> Committed:
+        """Give up an unsettled change, or undo a cancellation that is scheduled."""
+        change = await self._change(change_id)
+        if customer_id is not None and change.customer_id != customer_id:
+            raise NotFound("change", change_id)
+        order, plan = await self._order_of(change)
+        if change.status == "scheduled" and plan.direction is Direction.CANCELLATION:
+            assert order.subscription_provider_id is not None
+            outcome = await self._payments.cancel(
+                f"{change_id}:undo",
+                order.subscription_provider_id,
+                at_end=False,
+                invoice_now=False,
+                prorate=False,
+            )
+        elif change.status == "awaiting_payment":
+            outcome = await self._payments.abandon(change_id, order)
+            if outcome.kind is OutcomeKind.APPLIED:
+                await self._settle(change_id, outcome)
+                raise Conflict("it has been paid in the meantime", code="ALREADY_APPLIED")
+        else:
+            raise Conflict(
+                f"the change is {change.status}: there is nothing to undo", code="SETTLED"
+            )
+        async with self._database.write() as session:
+            row = await locked_customer(session, change.customer_id)
+            change = await session.get_one(ChangeRow, change_id)
+            if change.status in ("scheduled", "awaiting_payment"):
+                change.status = "canceled"
+                change.settled_at = self._clock.now()
+                row.revision += 1
+                if outcome.subscription is not None and change.subscription_id is not None:
+                    subscription = await session.get_one(SubscriptionRow, change.subscription_id)
+                    mirror_subscription(subscription, outcome.subscription, self._clock.now())
+                await record(
+                    session,
+                    self._clock.now(),
+                    caller.actor,
+                    row,
+                    "change.canceled",
+                    object_type="change",
+                    object_id=change.id,
+                )
+        return Committed(change_id=change_id, customer_id=row.id, revision=row.revision)
+
+    async def _answer(self, change: ChangeRow) -> Committed:
+        """What the caller is told of a change as it stands now: the same at every repetition."""
+        if change.status == "failed" and change.failure_code == "PAYMENT_DECLINED":
+            raise PaymentDeclined(change.failure_message or "declined", change.decline_code)
+        if change.status == "failed":
+            raise Conflict(change.failure_message or "refused", code=change.failure_code)
+        if change.status == "pending":
+            raise PaymentProviderUnavailable(
+                f"the change {change.id} is under way: ask again with the same key", 5
+            )
+        async with self._database.read() as session:
+            row = await session.get_one(CustomerRow, change.customer_id)
+        return Committed(
+            change_id=change.id,
+            customer_id=change.customer_id,
+            revision=row.revision,
+            hosted_url=change.hosted_url if change.status == "awaiting_payment" else None,
+            expires_at=change.payment_expires_at,
+        )
+
+    # ── shared ───────────────────────────────────────────────────────────────
+
+    async def _change(self, change_id: str) -> ChangeRow:
+        async with self._database.read() as session:
+            change = await session.get(ChangeRow, change_id)
+        if change is None:
+            raise NotFound("change", change_id)
+        return change
+
+
+async def _refuse_while_unsettled(session: AsyncSession, customer_id: str) -> None:
+    unsettled = await session.scalar(
+        select(ChangeRow.id).where(
+            ChangeRow.customer_id == customer_id, ChangeRow.status.in_(UNSETTLED)
+        )
+    )
+    if unsettled is not None:
+        raise Conflict(
+            f"the change {unsettled} is not settled yet: wait for it, continue or abandon it",
+            code="CHANGE_IN_PROGRESS",
+        )
+
+
+def _order(row: CustomerRow, state: CustomerState, plan: ChangePlan) -> BillingOrder:
+    held = next((s for s in state.subscriptions if s.id == plan.subscription_id), None)
+    return BillingOrder(
+        customer=BillingCustomer(
+            id=row.id,
+            name=row.name,
+            email=row.email,
+            provider_id=row.provider_id,
+            sandbox_payment_method=row.sandbox_payment_method,
+        ),
+        subscription_provider_id=held.provider_id if held else None,
+        currency=plan.currency,
+        interval=plan.interval,
+        before=tuple(_held_slots(held, plan)) if held else (),
+        after=plan.after,
+        at=plan.at,
+        proration=plan.proration,
+        new_period=plan.new_period,
+    )
+
+
+def _held_slots(held: Subscription, plan: ChangePlan) -> Sequence[HeldSlot]:
+    items = {item.package_id: item for item in held.items}
+    return [
+        HeldSlot(slot, items[slot.package_id].charges[slot.charge_id].provider_item_id)
+        for slot in plan.before
+        if not slot.metered and slot.package_id in items
+    ]
+
+
+def _digest(request: object) -> str:
+    return hashlib.sha256(msgspec.json.encode(request)).hexdigest()

@@ -1,0 +1,118 @@
+"""What a customer holds, frozen: the one input of everything that decides money or access."""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+import msgspec
+
+from entitlements.catalog.model import AnyPackage, Catalog, Plan, Policy
+from entitlements.kernel.period import Interval, Period
+
+
+class SubscriptionStatus(StrEnum):
+    INCOMPLETE = "incomplete"
+    TRIALING = "trialing"
+    ACTIVE = "active"
+    PAST_DUE = "past_due"
+    UNPAID = "unpaid"
+    PAUSED = "paused"
+    CANCELED = "canceled"
+
+
+IN_ARREARS = frozenset(
+    {SubscriptionStatus.PAST_DUE, SubscriptionStatus.UNPAID, SubscriptionStatus.INCOMPLETE}
+)
+"""Only paying, changing the card and cancelling are open in these."""
+
+
+class HeldCharge(msgspec.Struct, frozen=True):
+    """What one charge of a held package is at the provider, and what it has cost so far.
+
+    `charged_minor` is what was charged for the present configuration and the present period: a
+    credit is never more than that.
+    """
+
+    provider_item_id: str
+    charged_minor: int = 0
+
+
+class Item(msgspec.Struct, frozen=True, kw_only=True):
+    """One package held. `entitlements_version` is whose entitlements hold: the price's, or later.
+
+    `charges` is keyed by charge id and holds the licensed and metered charges alike.
+    """
+
+    id: str
+    package_id: str
+    version: int
+    entitlements_version: int
+    quantity: int
+    started_at: datetime
+    charges: Mapping[str, HeldCharge] = {}
+
+
+class Subscription(msgspec.Struct, frozen=True, kw_only=True):
+    """One product held. `quantities` are the levels bought (seats), by feature id."""
+
+    id: str
+    product_id: str
+    status: SubscriptionStatus
+    interval: Interval
+    currency: str
+    period: Period
+    anchor: datetime
+    started_at: datetime
+    items: tuple[Item, ...]
+    quantities: Mapping[str, int] = {}
+    provider_id: str | None = None
+    trial_ends_at: datetime | None = None
+    cancel_at: datetime | None = None
+    past_due_since: datetime | None = None
+    ended_at: datetime | None = None
+
+    @property
+    def live(self) -> bool:
+        return self.status is not SubscriptionStatus.CANCELED
+
+    def grace_ends_at(self, policy: Policy) -> datetime | None:
+        """Until when a subscription that is past due keeps its access."""
+        if self.status is not SubscriptionStatus.PAST_DUE or self.past_due_since is None:
+            return None
+        return self.past_due_since + timedelta(days=policy.past_due_grace_days)
+
+    def has_access(self, policy: Policy, at: datetime) -> bool:
+        """Whether it grants anything at an instant (DESIGN 7, status → access)."""
+        if self.status in (SubscriptionStatus.TRIALING, SubscriptionStatus.ACTIVE):
+            return True
+        grace_ends_at = self.grace_ends_at(policy)
+        return grace_ends_at is not None and at < grace_ends_at
+
+
+class CustomerState(msgspec.Struct, frozen=True, kw_only=True):
+    """A customer at one revision: live subscriptions, and the ended ones that explain denials."""
+
+    id: str
+    currency: str
+    revision: int
+    subscriptions: tuple[Subscription, ...] = ()
+    provider_id: str | None = None
+    has_payment_method: bool = False
+    credit_balance_minor: int = 0
+
+    def live(self, product_id: str) -> Subscription | None:
+        return next((s for s in self.subscriptions if s.live and s.product_id == product_id), None)
+
+
+def held_package(catalog: Catalog, item: Item) -> AnyPackage:
+    """The package whose price an item is on."""
+    return catalog.version(item.package_id, item.version)
+
+
+def held_plan(catalog: Catalog, subscription: Subscription) -> tuple[Item, Plan] | None:
+    """The plan of a subscription, at the version held."""
+    for item in subscription.items:
+        package = held_package(catalog, item)
+        if isinstance(package, Plan):
+            return item, package
+    return None

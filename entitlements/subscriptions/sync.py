@@ -1,0 +1,140 @@
+"""What the provider tells: renewals, failed payments, ends, cards. Pulled, not read off events."""
+
+from collections.abc import Awaitable, Callable
+
+import structlog
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from entitlements.audit import ledger
+from entitlements.catalog.model import Catalog
+from entitlements.kernel.clock import Clock, wall_now
+from entitlements.kernel.errors import Conflict, ServiceError
+from entitlements.kernel.money import Money
+from entitlements.storage.unit_of_work import Database
+from entitlements.subscriptions.lines import held_mrr_minor
+from entitlements.subscriptions.payments import PaymentProvider
+from entitlements.subscriptions.records import (
+    load_state,
+    locked_customer,
+    mirror_customer,
+    mirror_invoice,
+    mirror_subscription,
+    record,
+    renew_items,
+)
+from entitlements.subscriptions.service import UNSETTLED, ChangeService
+from entitlements.subscriptions.tables import ChangeRow, CustomerRow, SubscriptionRow
+
+log = structlog.get_logger()
+
+
+class ProviderSync:
+    def __init__(
+        self,
+        database: Database,
+        catalog: Callable[[], Awaitable[Catalog]],
+        clock: Clock,
+        payments: PaymentProvider,
+        changes: ChangeService,
+    ) -> None:
+        self._database = database
+        self._catalog = catalog
+        self._clock = clock
+        self._payments = payments
+        self._changes = changes
+
+    async def customer(self, customer_provider_id: str) -> bool:
+        """Bring a customer in line with the provider's present state; False if it is not ours.
+
+        Any number of times, in any order: what is stored follows what is fetched, never an event.
+        """
+        async with self._database.read() as session:
+            row = await session.scalar(
+                select(CustomerRow).where(CustomerRow.provider_id == customer_provider_id)
+            )
+            if row is None:
+                return False
+            waiting = (
+                await session.scalars(
+                    select(ChangeRow).where(
+                        ChangeRow.customer_id == row.id, ChangeRow.status.in_(UNSETTLED)
+                    )
+                )
+            ).all()
+            subscriptions = (
+                await session.scalars(
+                    select(SubscriptionRow).where(
+                        SubscriptionRow.customer_id == row.id, SubscriptionRow.ended_at.is_(None)
+                    )
+                )
+            ).all()
+        for change in waiting:
+            if change.status == "pending" and change.leased_until > wall_now():
+                raise Conflict("a change of this customer is under way", code="CHANGE_IN_PROGRESS")
+            try:
+                await self._changes.finish(change.id)
+            except ServiceError as error:
+                log.info("change_settled_with_error", change=change.id, code=error.code)
+        customer = await self._payments.customer(customer_provider_id)
+        invoices = await self._payments.invoices(customer_provider_id)
+        provided = {
+            s.id: await self._payments.subscription(s.provider_id)
+            for s in subscriptions
+            if s.provider_id
+        }
+        async with self._database.write() as session:
+            row = await locked_customer(session, row.id)
+            now = self._clock.now()
+            changed = bool(customer and mirror_customer(row, customer))
+            by_provider_id: dict[str, str] = {}
+            for subscription in await session.scalars(
+                select(SubscriptionRow).where(SubscriptionRow.customer_id == row.id)
+            ):
+                by_provider_id[subscription.provider_id or ""] = subscription.id
+                found = provided.get(subscription.id)
+                if found is None:
+                    continue
+                if differing := mirror_subscription(subscription, found, now):
+                    changed = True
+                    await self._follow(session, row, subscription, differing)
+            for invoice in reversed(invoices):
+                owner = by_provider_id.get(invoice.subscription_provider_id or "")
+                await mirror_invoice(session, row.id, owner, invoice)
+            if changed:
+                row.revision += 1
+        return True
+
+    async def _follow(
+        self,
+        session: AsyncSession,
+        row: CustomerRow,
+        subscription: SubscriptionRow,
+        differing: dict[str, tuple[object, object]],
+    ) -> None:
+        """A renewal, a failed payment, an end: kept in the ledger, with what follows from it."""
+        catalog = await self._catalog()
+        state = await load_state(session, row)
+        held = next(s for s in state.subscriptions if s.id == subscription.id)
+        if "period_start" in differing:
+            await renew_items(session, catalog, held)
+        ended = "status" in differing and not held.live
+        if ended:
+            for change in await session.scalars(
+                select(ChangeRow).where(
+                    ChangeRow.subscription_id == subscription.id, ChangeRow.status == "scheduled"
+                )
+            ):
+                change.status, change.settled_at = "applied", self._clock.now()
+        await record(
+            session,
+            self._clock.now(),
+            ledger.SYSTEM,
+            row,
+            "subscription.ended" if ended else "subscription.followed",
+            object_type="subscription",
+            object_id=subscription.id,
+            before={name: before for name, (before, _) in differing.items()},
+            after={name: after for name, (_, after) in differing.items()},
+            mrr_delta=-Money(held_mrr_minor(catalog, held), held.currency) if ended else None,
+        )

@@ -1,0 +1,145 @@
+"""What is stored of customers: what they hold, what they changed, what they were invoiced."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    String,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.orm import Mapped, mapped_column
+
+from entitlements.storage.base import Base, CustomerKey, Id, Instant, Json, Key
+
+
+class CustomerRow(Base):
+    """A customer of the SaaS company. Its row lock serialises everything about it."""
+
+    __tablename__ = "customer"
+
+    id: Mapped[str] = mapped_column(CustomerKey, primary_key=True)
+    sequence: Mapped[str] = mapped_column(Id, unique=True)  # sorts by creation: the cursor
+    name: Mapped[str | None] = mapped_column(Text)
+    email: Mapped[str | None] = mapped_column(String(320))
+    currency: Mapped[str] = mapped_column(String(3))
+    created_at: Mapped[datetime] = mapped_column(Instant)
+    revision: Mapped[int] = mapped_column(BigInteger, default=1)
+    token_generation: Mapped[int] = mapped_column(default=1)  # raised to revoke its tokens
+    provider_id: Mapped[str | None] = mapped_column(String(255), unique=True)
+    sandbox_payment_method: Mapped[str | None] = mapped_column(String(100))
+    payment_method_id: Mapped[str | None] = mapped_column(String(255))
+    card_brand: Mapped[str | None] = mapped_column(String(50))
+    card_last4: Mapped[str | None] = mapped_column(String(4))
+    card_expires: Mapped[str | None] = mapped_column(String(7))
+    credit_balance_minor: Mapped[int] = mapped_column(BigInteger, default=0)  # positive: credit
+
+
+class SubscriptionRow(Base):
+    __tablename__ = "subscription"
+    __table_args__ = (Index(None, "customer_id", "product_id"),)
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    customer_id: Mapped[str] = mapped_column(ForeignKey("customer.id"))
+    product_id: Mapped[str] = mapped_column(Key)
+    status: Mapped[str] = mapped_column(String(16))
+    interval: Mapped[str] = mapped_column(String(8))
+    currency: Mapped[str] = mapped_column(String(3))
+    period_start: Mapped[datetime] = mapped_column(Instant)
+    period_end: Mapped[datetime] = mapped_column(Instant, index=True)
+    anchor: Mapped[datetime] = mapped_column(Instant)
+    started_at: Mapped[datetime] = mapped_column(Instant)
+    trial_ends_at: Mapped[datetime | None] = mapped_column(Instant)
+    cancel_at: Mapped[datetime | None] = mapped_column(Instant)
+    past_due_since: Mapped[datetime | None] = mapped_column(Instant)
+    ended_at: Mapped[datetime | None] = mapped_column(Instant)
+    provider_id: Mapped[str | None] = mapped_column(String(255), unique=True)
+    quantities: Mapped[Any] = mapped_column(Json)
+
+
+class SubscriptionItemRow(Base):
+    """A package held. It is deleted when it is given up: the ledger and the changes remember."""
+
+    __tablename__ = "subscription_item"
+    __table_args__ = (
+        UniqueConstraint("subscription_id", "package_id"),
+        ForeignKeyConstraint(
+            ["package_id", "version"], ["package_version.package_id", "package_version.version"]
+        ),
+        Index(None, "package_id", "version"),
+    )
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    subscription_id: Mapped[str] = mapped_column(ForeignKey("subscription.id"))
+    package_id: Mapped[str] = mapped_column(Key)
+    version: Mapped[int]
+    entitlements_version: Mapped[int]
+    quantity: Mapped[int]
+    started_at: Mapped[datetime] = mapped_column(Instant)
+    charges: Mapped[Any] = mapped_column(Json)  # HeldCharge by charge id
+
+
+class ChangeRow(Base):
+    """A change from its intent, stored before the provider is called, to its end."""
+
+    __tablename__ = "change"
+    __table_args__ = (
+        UniqueConstraint("customer_id", "mutation", "idempotency_key"),
+        Index(None, "status", "created_at"),
+        Index(None, "customer_id", "id"),
+    )
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    customer_id: Mapped[str] = mapped_column(ForeignKey("customer.id"))
+    product_id: Mapped[str] = mapped_column(Key)
+    subscription_id: Mapped[str | None] = mapped_column(Id)
+    status: Mapped[str] = mapped_column(String(24))
+    direction: Mapped[str] = mapped_column(String(16))
+    description: Mapped[str] = mapped_column(Text)
+    mutation: Mapped[str] = mapped_column(String(40))
+    idempotency_key: Mapped[str] = mapped_column(String(255))
+    request_digest: Mapped[str] = mapped_column(String(64))
+    request: Mapped[Any] = mapped_column(Json)
+    plan: Mapped[str] = mapped_column(Text)  # the ChangePlan
+    currency: Mapped[str] = mapped_column(String(3))
+    effective_at: Mapped[datetime] = mapped_column(Instant)
+    created_at: Mapped[datetime] = mapped_column(Instant)
+    started_at: Mapped[datetime] = mapped_column(Instant)  # wall time: how old the keys are
+    leased_until: Mapped[datetime] = mapped_column(Instant)  # wall time: somebody works on it
+    created_by: Mapped[str] = mapped_column(String(300))
+    reason: Mapped[str | None] = mapped_column(Text)
+    lines: Mapped[Any] = mapped_column(Json)
+    total_minor: Mapped[int] = mapped_column(BigInteger)
+    mrr_delta_minor: Mapped[int] = mapped_column(BigInteger)
+    invoice_provider_id: Mapped[str | None] = mapped_column(String(255))
+    failure_code: Mapped[str | None] = mapped_column(String(64))
+    decline_code: Mapped[str | None] = mapped_column(String(64))
+    failure_message: Mapped[str | None] = mapped_column(Text)
+    hosted_url: Mapped[str | None] = mapped_column(Text)
+    payment_expires_at: Mapped[datetime | None] = mapped_column(Instant)
+    settled_at: Mapped[datetime | None] = mapped_column(Instant)
+
+
+class InvoiceRow(Base):
+    """A mirror of the provider's invoice: never written but from what the provider says."""
+
+    __tablename__ = "invoice"
+    __table_args__ = (Index(None, "customer_id", "id"),)
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    provider_id: Mapped[str] = mapped_column(String(255), unique=True)
+    customer_id: Mapped[str] = mapped_column(ForeignKey("customer.id"))
+    subscription_id: Mapped[str | None] = mapped_column(ForeignKey("subscription.id"))
+    number: Mapped[str | None] = mapped_column(String(100))
+    status: Mapped[str] = mapped_column(String(16))
+    currency: Mapped[str] = mapped_column(String(3))
+    created_at: Mapped[datetime] = mapped_column(Instant)
+    total_minor: Mapped[int] = mapped_column(BigInteger)
+    amount_due_minor: Mapped[int] = mapped_column(BigInteger)
+    amount_paid_minor: Mapped[int] = mapped_column(BigInteger)
+    hosted_url: Mapped[str | None] = mapped_column(Text)
+    lines: Mapped[Any] = mapped_column(Json)

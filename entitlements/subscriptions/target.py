@@ -1,0 +1,326 @@
+"""What a request comes to: the items and quantities to be held, checked against what is sold."""
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from entitlements.catalog.model import (
+    AddOn,
+    AnyPackage,
+    Bundle,
+    Catalog,
+    ChangeTiming,
+    Plan,
+    Product,
+    ProrationMode,
+)
+from entitlements.kernel.errors import Issue, ValidationFailed
+from entitlements.kernel.period import Interval
+from entitlements.pricing.quantities import first_bought
+from entitlements.subscriptions.lines import slots_of
+from entitlements.subscriptions.state import (
+    CustomerState,
+    Item,
+    Subscription,
+    held_package,
+    held_plan,
+)
+
+MAX_PROVIDER_ITEMS = 20
+MAX_QUANTITY = 1_000_000
+
+
+class ChangeRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What is wanted, not what is to be added. What is not named stays as it is; 0 removes."""
+
+    product_id: str | None = None
+    plan_id: str | None = None
+    interval: Interval | None = None
+    quantities: Mapping[str, int] = {}
+    add_ons: Mapping[str, int] = {}
+    bundles: Mapping[str, int] = {}
+    timing: ChangeTiming | None = None
+    proration: ProrationMode | None = None
+    reason: str | None = None
+    to_latest_versions: bool = False
+    cancel: bool = False
+
+
+class TargetItem(msgspec.Struct, frozen=True, kw_only=True):
+    """A package as it is to be held; `item_id` names the held item that it continues."""
+
+    package_id: str
+    version: int
+    entitlements_version: int
+    quantity: int
+    item_id: str | None = None
+
+
+_KINDS: Mapping[str, type[AnyPackage]] = {"planId": Plan, "addOns": AddOn, "bundles": Bundle}
+
+
+def product_of(catalog: Catalog, state: CustomerState, request: ChangeRequest) -> Product:
+    """The one product that everything named belongs to."""
+    issues: list[Issue] = []
+    found: dict[str, None] = {}
+    for path, package_id in _named(request):
+        package = _package_named(catalog, state, package_id)
+        if package is None or type(package) is not _KINDS[path[0]]:
+            issues.append(Issue(path, "UNKNOWN_PACKAGE", f"{package_id!r} is not sold"))
+        else:
+            found[package.product_id] = None
+    if request.product_id is not None:
+        if request.product_id in catalog.products:
+            found[request.product_id] = None
+        else:
+            issues.append(
+                Issue(("productId",), "UNKNOWN_PRODUCT", f"{request.product_id!r} is not sold")
+            )
+    for feature_id in request.quantities:
+        if feature_id not in catalog.features:
+            path = ("quantities", feature_id)
+            issues.append(Issue(path, "UNKNOWN_FEATURE", f"there is no feature {feature_id!r}"))
+    if issues:
+        raise ValidationFailed(issues)
+    if not found:
+        live = {s.product_id: None for s in state.subscriptions if s.live}
+        found = live or dict.fromkeys(catalog.products)
+    if len(found) != 1:
+        raise ValidationFailed.of(
+            "productId", "AMBIGUOUS_PRODUCT", "name one product: " + ", ".join(sorted(found))
+        )
+    return catalog.products[next(iter(found))]
+
+
+def _named(request: ChangeRequest) -> Iterable[tuple[tuple[str, ...], str]]:
+    if request.plan_id is not None:
+        yield ("planId",), request.plan_id
+    for field, wanted in (("addOns", request.add_ons), ("bundles", request.bundles)):
+        for package_id in wanted:
+            yield (field, package_id), package_id
+
+
+def _package_named(catalog: Catalog, state: CustomerState, package_id: str) -> AnyPackage | None:
+    """A package on sale, or one that is retired and still held."""
+    if package_id in catalog.current:
+        return catalog.current[package_id]
+    for subscription in state.subscriptions:
+        for item in subscription.items:
+            if subscription.live and item.package_id == package_id:
+                return held_package(catalog, item)
+    return None
+
+
+class Target:
+    """The items and quantities that the request asks for, checked against what is sold."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        product: Product,
+        state: CustomerState,
+        held: Subscription | None,
+        request: ChangeRequest,
+        levels_in_use: Mapping[str, int],
+    ) -> None:
+        self.catalog = catalog
+        self.product = product
+        self.held = held
+        self.request = request
+        self.issues: list[Issue] = []
+        self.removed_add_ons: list[str] = []
+        self.currency = held.currency if held else state.currency
+        self.interval = request.interval or (held.interval if held else self._default_interval())
+        self.plan, plan_item = self._plan()
+        self.items = [plan_item, *self._add_ons()]
+        self._drop_what_no_longer_fits()
+        self._check_relations()
+        self.quantities = self._quantities(levels_in_use)
+        self._check_prices()
+        if self.issues:
+            raise ValidationFailed(self.issues)
+
+    def _default_interval(self) -> Interval:
+        intervals = self.product.intervals
+        return Interval.MONTH if Interval.MONTH in intervals or not intervals else intervals[0]
+
+    def package(self, item: TargetItem) -> AnyPackage:
+        return self.catalog.version(item.package_id, item.version)
+
+    def _refuse(self, path: tuple[str, ...], code: str, message: str) -> None:
+        self.issues.append(Issue(path, code, message))
+
+    def _plan(self) -> tuple[Plan, TargetItem]:
+        found = held_plan(self.catalog, self.held) if self.held else None
+        wanted = self.request.plan_id
+        if found is not None and wanted in (None, found[1].id):
+            return self._as_plan(self._continued(found[0], 1))
+        if wanted is None:
+            raise ValidationFailed.of(
+                "planId", "PLAN_REQUIRED", f"choose a plan of {self.product.name} first"
+            )
+        return self._as_plan(self._fresh(wanted, 1))
+
+    def _as_plan(self, item: TargetItem) -> tuple[Plan, TargetItem]:
+        plan = self.package(item)
+        assert isinstance(plan, Plan)
+        return plan, item
+
+    def _continued(self, item: Item, quantity: int) -> TargetItem:
+        """What is held goes on at its version, unless the request gives that up."""
+        if self.request.to_latest_versions and item.package_id in self.catalog.current:
+            fresh = self._fresh(item.package_id, quantity)
+            return msgspec.structs.replace(fresh, item_id=item.id)
+        return TargetItem(
+            package_id=item.package_id,
+            version=item.version,
+            entitlements_version=item.entitlements_version,
+            quantity=quantity,
+            item_id=item.id,
+        )
+
+    def _fresh(self, package_id: str, quantity: int) -> TargetItem:
+        version = self.catalog.current[package_id].version
+        return TargetItem(
+            package_id=package_id, version=version, entitlements_version=version, quantity=quantity
+        )
+
+    def _add_ons(self) -> Iterable[TargetItem]:
+        wanted = {**self.request.add_ons, **self.request.bundles}
+        for field, quantities in (
+            ("addOns", self.request.add_ons),
+            ("bundles", self.request.bundles),
+        ):
+            for package_id, quantity in quantities.items():
+                if not 0 <= quantity <= MAX_QUANTITY:
+                    message = f"a quantity is from 0 to {MAX_QUANTITY}"
+                    self._refuse((field, package_id, "quantity"), "QUANTITY_OUT_OF_RANGE", message)
+        seen = set()
+        for item in self.held.items if self.held else ():
+            if isinstance(held_package(self.catalog, item), Plan):
+                continue
+            seen.add(item.package_id)
+            quantity = wanted.get(item.package_id, item.quantity)
+            if quantity > 0:
+                yield self._continued(item, quantity)
+        for package_id, quantity in wanted.items():
+            if package_id not in seen and quantity > 0:
+                yield self._fresh(package_id, quantity)
+
+    def _drop_what_no_longer_fits(self) -> None:
+        """A plan change drops held add-ons that do not fit it, and what requires those.
+
+        What the request itself names is refused instead, by `_check_relations`.
+        """
+        named = {**self.request.add_ons, **self.request.bundles}
+        while True:
+            ids = self._ids_held()
+            dropped = [
+                item
+                for item in self.items[1:]
+                if item.package_id not in named
+                and isinstance(package := self.package(item), AddOn)
+                and (
+                    not package.fits(self.plan.id)
+                    or (self.removed_add_ons and not ids.issuperset(package.requires))
+                )
+            ]
+            if not dropped:
+                return
+            self.items = [item for item in self.items if item not in dropped]
+            self.removed_add_ons += [item.package_id for item in dropped]
+
+    def _ids_held(self) -> set[str]:
+        """Every package id held, components of bundles included."""
+        ids = {item.package_id for item in self.items}
+        for item in self.items:
+            package = self.package(item)
+            if isinstance(package, Bundle):
+                ids.update(component.package_id for component in package.components)
+        return ids
+
+    def _check_relations(self) -> None:
+        ids = self._ids_held()
+        for item in self.items[1:]:
+            package = self.package(item)
+            if not isinstance(package, AddOn):
+                continue
+            path = ("addOns", package.id)
+            if not package.fits(self.plan.id):
+                self._refuse(
+                    path, "DOES_NOT_FIT", f"{package.name} does not work with {self.plan.name}"
+                )
+            for missing in sorted(set(package.requires) - ids):
+                if missing in self.request.add_ons:
+                    self._refuse(("addOns", missing), "REQUIRED_BY", f"{package.name} requires it")
+                else:
+                    self._refuse(path, "REQUIRES", f"{package.name} requires {missing}")
+            for other in sorted(set(package.excludes) & ids):
+                self._refuse(path, "EXCLUDES", f"{package.name} cannot be held with {other}")
+            if package.max_quantity is not None and item.quantity > package.max_quantity:
+                self._refuse(
+                    (*path, "quantity"),
+                    "MAX_QUANTITY",
+                    f"at most {package.max_quantity} of {package.name} can be held",
+                )
+
+    def _quantities(self, levels_in_use: Mapping[str, int]) -> dict[str, int]:
+        """The levels bought: as named, else as held, else the most of minimum, 1 and in use."""
+        counted = {
+            charge.quantity_feature: (package, charge)
+            for package in map(self.package, self.items)
+            for charge in package.charges
+            if charge.quantity_feature is not None and not charge.metered
+        }
+        for feature_id in self.request.quantities:
+            if feature_id not in counted:
+                message = f"{feature_id!r} is not sold by quantity here"
+                self._refuse(("quantities", feature_id), "NOT_SOLD_BY_QUANTITY", message)
+        held = self.held.quantities if self.held else {}
+        chosen: dict[str, int] = {}
+        for feature_id, (_, charge) in counted.items():
+            assert feature_id is not None
+            default = first_bought([charge], levels_in_use.get(feature_id, 0))
+            quantity = self.request.quantities.get(feature_id, held.get(feature_id, default))
+            path = ("quantities", feature_id, "quantity")
+            most = self._most_to_buy(feature_id)
+            if not 0 <= quantity <= MAX_QUANTITY:
+                message = f"a quantity is from 0 to {MAX_QUANTITY}"
+                self._refuse(path, "QUANTITY_OUT_OF_RANGE", message)
+            elif most is not None and quantity > most:
+                self._refuse(path, "OVER_LIMIT", f"at most {most} of {feature_id} can be bought")
+            chosen[feature_id] = quantity
+        return chosen
+
+    def _most_to_buy(self, feature_id: str) -> int | None:
+        """The largest limit that a held package sets on a level; None where there is no end."""
+        limits = [
+            entitlement.value
+            for item in self.items
+            for entitlement in self.package(item).entitlements
+            if entitlement.feature_id == feature_id and entitlement.value.limit is not None
+        ]
+        unlimited = any(
+            entitlement.feature_id == feature_id and entitlement.value.unlimited
+            for item in self.items
+            for entitlement in self.package(item).entitlements
+        )
+        if unlimited or not limits:
+            return None
+        return max(value.limit or 0 for value in limits)
+
+    def _check_prices(self) -> None:
+        """Every licensed charge has a price where the subscription is billed."""
+        for item in self.items:
+            package = self.package(item)
+            for charge in package.charges:
+                if charge.price(self.currency, self.interval) is None:
+                    self._refuse(
+                        ("interval",) if self.request.interval else ("currency",),
+                        "NO_PRICE",
+                        f"{package.name} has no price in {self.currency} per {self.interval}",
+                    )
+        slots = list(slots_of(self.catalog, self.items, {}))
+        if len(slots) > MAX_PROVIDER_ITEMS:
+            message = f"a subscription has at most {MAX_PROVIDER_ITEMS} charges, not {len(slots)}"
+            self._refuse(("addOns",), "TOO_MANY_ITEMS", message)

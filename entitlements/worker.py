@@ -1,0 +1,45 @@
+"""What is due and nobody waits for: webhooks received, changes whose process died.
+
+What is due is data with an instant; this loop is the only thing that looks for it. Any number of
+workers may run: leases see to it that each thing is done once.
+"""
+
+import asyncio
+
+import structlog
+
+from entitlements.kernel.errors import ServiceError
+from entitlements.services import Services
+
+log = structlog.get_logger()
+
+IDLE_SECONDS = 0.5
+
+
+async def work_once(services: Services, *, inbox_only: bool = False) -> int:
+    """Do everything that is due now; how much it was."""
+    done = await services.webhooks.work()
+    if inbox_only:
+        return done
+    for change_id in await services.changes.unfinished():
+        try:
+            await services.changes.finish(change_id)
+        except ServiceError as error:
+            log.info("change_finished_with_error", change=change_id, code=error.code)
+        done += 1
+    return done
+
+
+async def work(services: Services, stop: asyncio.Event, *, inbox_only: bool = False) -> None:
+    """Work until `stop` is set. A fault is logged and does not end the loop."""
+    while not stop.is_set():
+        try:
+            done = await work_once(services, inbox_only=inbox_only)
+        except Exception:
+            log.exception("worker_fault")
+            done = 0
+        if not done:
+            try:
+                await asyncio.wait_for(stop.wait(), IDLE_SECONDS)
+            except TimeoutError:
+                continue

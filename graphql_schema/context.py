@@ -1,0 +1,54 @@
+"""What every resolver is given: the principal, the services, and per-request loaders."""
+
+from datetime import datetime
+from functools import cached_property
+
+from strawberry.dataloader import DataLoader
+from strawberry.types import Info as StrawberryInfo
+
+from entitlements.catalog.model import Catalog
+from entitlements.services import Services
+from entitlements.subscriptions.customers import CustomerView
+from entitlements.subscriptions.service import Caller
+from graphql_schema.permissions import Principal, Role
+
+
+class Context:
+    """One request's. `now` and `catalog` are fixed for it, so that all its fields agree."""
+
+    def __init__(self, services: Services, principal: Principal, request_id: str | None) -> None:
+        self.services = services
+        self.principal = principal
+        self.request_id = request_id
+        self._catalog: Catalog | None = None
+
+    @cached_property
+    def now(self) -> datetime:
+        return self.services.clock.now()
+
+    async def catalog(self) -> Catalog:
+        if self._catalog is None:
+            self._catalog = await self.services.catalog.as_of(self.now)
+        return self._catalog
+
+    def changed(self) -> None:
+        """Forget what was read before a mutation changed it."""
+        self._catalog = None
+        self.__dict__.pop("now", None)
+        self.__dict__.pop("customers", None)
+
+    @property
+    def caller(self) -> Caller:
+        return self.principal.caller(self.request_id)
+
+    @property
+    def is_customer(self) -> bool:
+        return self.principal.role is Role.CUSTOMER
+
+    @cached_property
+    def customers(self) -> DataLoader[str, CustomerView | None]:
+        """Customers with what they hold, by id, a batch at a time."""
+        return DataLoader(load_fn=self.services.customers.views)
+
+
+Info = StrawberryInfo[Context, None]

@@ -1,0 +1,139 @@
+"""Who may do what: the one table. A root field that is not in it is open to nobody.
+
+A principal is a key (with a role) or a customer token (bound to one customer, with scopes).
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+from strawberry.extensions.field_extension import AsyncExtensionResolver, FieldExtension
+from strawberry.types import Info
+
+from entitlements.audit.ledger import Actor
+from entitlements.kernel.errors import Forbidden, NotFound, ValidationFailed
+from entitlements.subscriptions.change import Authority
+from entitlements.subscriptions.service import Caller
+
+
+class Role(StrEnum):
+    PUBLISHABLE = "publishable"
+    CUSTOMER = "customer"
+    SERVICE = "service"
+    SUPPORT = "support"
+    PRICING = "pricing"
+    FINANCE = "finance"
+    ADMIN = "admin"
+
+
+class Scope(StrEnum):
+    """What a customer token may do: READ includes preview; USE counts; BUY changes and pays."""
+
+    READ = "read"
+    USE = "use"
+    BUY = "buy"
+
+
+class Principal(msgspec.Struct, frozen=True, kw_only=True):
+    """Who is asking. `name` is for the ledger; `customer_id` binds a customer token."""
+
+    role: Role
+    name: str
+    scopes: frozenset[Scope] = frozenset()
+    customer_id: str | None = None
+
+    @property
+    def authority(self) -> Authority:
+        if self.role is Role.CUSTOMER:
+            return Authority.CUSTOMER
+        return Authority.STAFF if self.role in (Role.SUPPORT, Role.ADMIN) else Authority.SERVICE
+
+    def caller(self, request_id: str | None) -> Caller:
+        return Caller(Actor(self.name, request_id), self.authority)
+
+
+class Rule(msgspec.Struct, frozen=True):
+    """The roles that may, and for customer tokens the scope that is needed (None: they may not)."""
+
+    roles: frozenset[Role]
+    scope: Scope | None = None
+
+    def allows(self, principal: Principal) -> bool:
+        if principal.role is Role.CUSTOMER:
+            return self.scope is not None and self.scope in principal.scopes
+        return principal.role in self.roles
+
+
+_EVERYBODY = frozenset(Role)
+_CUSTOMER_READERS = frozenset({Role.SERVICE, Role.SUPPORT, Role.FINANCE, Role.ADMIN})
+_CUSTOMER_WRITERS = frozenset({Role.SERVICE, Role.SUPPORT, Role.ADMIN})
+_STAFF = frozenset({Role.SUPPORT, Role.PRICING, Role.FINANCE, Role.ADMIN})
+_CATALOG = frozenset({Role.SERVICE, *_STAFF})
+_AUDITORS = frozenset({Role.FINANCE, Role.ADMIN})
+
+RULES: Mapping[str, Rule] = {
+    "Query.viewer": Rule(_EVERYBODY, Scope.READ),
+    "Query.catalog": Rule(_EVERYBODY, Scope.READ),
+    "Query.plan": Rule(_EVERYBODY, Scope.READ),
+    "Query.addOn": Rule(_EVERYBODY, Scope.READ),
+    "Query.bundle": Rule(_EVERYBODY, Scope.READ),
+    "Query.comparePlans": Rule(_EVERYBODY, Scope.READ),
+    "Query.estimate": Rule(_EVERYBODY, Scope.READ),
+    "Query.customer": Rule(_CUSTOMER_READERS, Scope.READ),
+    "Query.change": Rule(_CUSTOMER_READERS, Scope.READ),
+    "Query.customers": Rule(_CUSTOMER_READERS),
+    "Query.access": Rule(_CUSTOMER_READERS, Scope.READ),
+    "Query.accessMany": Rule(_CUSTOMER_READERS, Scope.READ),
+    "Query.catalogProposal": Rule(_STAFF),
+    "Query.catalogProposals": Rule(_STAFF),
+    "Query.auditEntries": Rule(_AUDITORS),
+    "Query.verifyAudit": Rule(_AUDITORS),
+    "Query.sandboxClock": Rule(_EVERYBODY, Scope.READ),
+    "Mutation.createCustomer": Rule(_CUSTOMER_WRITERS),
+    "Mutation.updateCustomer": Rule(_CUSTOMER_WRITERS),
+    "Mutation.createCustomerToken": Rule(_CUSTOMER_WRITERS),
+    "Mutation.revokeCustomerTokens": Rule(_CUSTOMER_WRITERS),
+    "Mutation.previewChange": Rule(_CUSTOMER_WRITERS, Scope.READ),
+    "Mutation.commitChange": Rule(_CUSTOMER_WRITERS, Scope.BUY),
+    "Mutation.purchaseAddOn": Rule(_CUSTOMER_WRITERS, Scope.BUY),
+    "Mutation.cancelSubscription": Rule(_CUSTOMER_WRITERS, Scope.BUY),
+    "Mutation.cancelScheduledChange": Rule(_CUSTOMER_WRITERS, Scope.BUY),
+    "Mutation.proposeCatalog": Rule(frozenset({Role.PRICING, Role.ADMIN})),
+    "Mutation.approveProposal": Rule(_AUDITORS),
+    "Mutation.rejectProposal": Rule(_AUDITORS),
+    "Mutation.advanceSandboxClock": Rule(frozenset({Role.ADMIN})),
+}
+
+DATED_CATALOG = _CATALOG
+"""Who may see the catalog of another instant, and any version: others see what is sold now."""
+
+PROVIDER_IDS = _STAFF
+"""Who may see ids at the payment provider."""
+
+
+class Guarded(FieldExtension):
+    """Applies the table to a root field, before anything of it runs."""
+
+    async def resolve_async(
+        self, next_: AsyncExtensionResolver, source: Any, info: Info, **kwargs: Any
+    ) -> Any:
+        rule = RULES.get(f"{info.path.typename}.{info.field_name}")
+        principal: Principal = info.context.principal
+        if rule is None or not rule.allows(principal):
+            raise Forbidden(f"{info.field_name} is not open to {principal.role} with these scopes")
+        return await next_(source, info, **kwargs)
+
+
+def customer_of(principal: Principal, customer_id: str | None) -> str:
+    """The customer that a request is about: a token's own, which may be left out.
+
+    Anybody else's is not found, never "forbidden": a token learns nothing of others.
+    """
+    if principal.customer_id is not None:
+        if customer_id not in (None, principal.customer_id):
+            raise NotFound("customer", customer_id or "")
+        return principal.customer_id
+    if customer_id is None:
+        raise ValidationFailed.of("customerId", "REQUIRED", "say which customer")
+    return customer_id
