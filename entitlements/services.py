@@ -1,9 +1,12 @@
 """The composition root: one process's services, built from its settings and nothing else."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import select
+from sqlalchemy.exc import OperationalError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from entitlements.access.service import Access
@@ -56,10 +59,12 @@ class Services:
 class SandboxClock:
     """The clock of a sandboxed service: moved by hand, together with the provider's test clock."""
 
-    def __init__(self, settings: Settings, database: Database) -> None:
+    def __init__(self, settings: Settings, database: Database, clock: SettableClock | None) -> None:
         self.enabled = settings.sandbox
         self._database = database
-        self.clock: Clock = SettableClock() if settings.sandbox else WallClock()
+        self.clock: Clock = WallClock()
+        if settings.sandbox:
+            self.clock = clock or SettableClock()
         self._payments: StripeProvider | None = None
         self._sync: ProviderSync | None = None
 
@@ -74,10 +79,9 @@ class SandboxClock:
             if at is not None and at > self.clock.now():
                 self.clock.set(at)
 
-    async def test_clock_id(self) -> str | None:
+    async def test_clock_id(self) -> str:
         """The provider's test clock that every sandboxed customer lives under, made once."""
-        if not self.enabled or self._payments is None:
-            return None
+        assert self._payments is not None
         async with self._database.read() as session:
             row = await installation(session)
         if row.test_clock_id is not None:
@@ -99,31 +103,37 @@ class SandboxClock:
         if to < now or to > add_months(now, 12 * CLOCK_YEARS_AT_MOST):
             words = f"from {now} on, by at most {CLOCK_YEARS_AT_MOST} years"
             raise ValidationFailed([Issue(("to",), "OUT_OF_RANGE", words)])
-        while now < to:
-            now = min(to, add_months(to_second(now), CLOCK_STEP_MONTHS))
-            await self._step(now)
+        await self.pass_until(to, stays=True)
         async with self._database.write() as session:
             await lock_installation(session)
             await ledger.append(
                 session,
                 stream="sandbox",
-                at=now,
+                at=to,
                 actor=caller.actor,
                 action="sandbox.clock_advanced",
                 object_type="sandbox",
                 object_id="clock",
-                after={"now": now},
+                after={"now": to},
             )
-        return now
+        return to
 
-    async def _step(self, to: datetime) -> None:
+    async def pass_until(self, to: datetime, *, stays: bool) -> None:
+        """Move both clocks, a month at a time, and take over what happened on the way.
+
+        `stays`: from now on the clock only moves by hand, also after a restart.
+        """
         assert isinstance(self.clock, SettableClock)
         assert self._payments is not None
-        await self._payments.advance_clock(to)
-        async with self._database.write() as session:
-            (await lock_installation(session)).sandbox_now = to
-        self.clock.set(to)
-        await self._follow(to)
+        now = self.clock.now()
+        while now < to:
+            now = min(to, add_months(to_second(now), CLOCK_STEP_MONTHS))
+            await self._payments.advance_clock(now)
+            self.clock.set(now)
+            if stays:
+                async with self._database.write() as session:
+                    (await lock_installation(session)).sandbox_now = now
+            await self._follow(now)
 
     async def _follow(self, to: datetime) -> None:
         """Take over what the provider did meanwhile, without waiting for its webhooks."""
@@ -153,18 +163,21 @@ async def _held_versions(session: AsyncSession) -> set[str]:
     return {f"{package_id}@{version}" for package_id, version in held}
 
 
-async def build_services(settings: Settings) -> Services:
-    """Wire everything, and refuse to start on a database of the other mode."""
+async def build_services(settings: Settings, *, clock: SettableClock | None = None) -> Services:
+    """Wire everything, and refuse to start on a database of the other mode.
+
+    `clock` replaces a sandbox's, to make a past for it.
+    """
     settings.check()
     database = Database(create_engine(settings.database_url))
     await _check_mode(database, settings)
-    sandbox_clock = SandboxClock(settings, database)
+    sandbox_clock = SandboxClock(settings, database, clock)
     await sandbox_clock.load()
-    clock = sandbox_clock.clock
+    service_clock = sandbox_clock.clock
     signer = Signer(settings.signing_secrets)
     catalog = CatalogService(
         database,
-        clock,
+        service_clock,
         held_versions=_held_versions,
         require_second_approver=settings.require_second_approver,
     )
@@ -174,16 +187,17 @@ async def build_services(settings: Settings) -> Services:
         api_key,
         settings.stripe_api_base,
         catalog.current,
-        test_clock=sandbox_clock.test_clock_id,
+        test_clock=sandbox_clock.test_clock_id if settings.sandbox else None,
+        clock=service_clock,
     )
-    changes = ChangeService(database, catalog.current, clock, signer, payments)
-    sync = ProviderSync(database, catalog.current, clock, payments, changes)
+    changes = ChangeService(database, catalog.current, service_clock, signer, payments)
+    sync = ProviderSync(database, catalog.current, service_clock, payments, changes)
     sandbox_clock.connect(payments, sync)
-    customers = CustomerService(database, catalog.current, clock, sandbox=settings.sandbox)
+    customers = CustomerService(database, catalog.current, service_clock, sandbox=settings.sandbox)
     return Services(
         settings=settings,
         database=database,
-        clock=clock,
+        clock=service_clock,
         signer=signer,
         catalog=catalog,
         customers=customers,
@@ -192,21 +206,41 @@ async def build_services(settings: Settings) -> Services:
         payments=payments,
         webhooks=Webhooks(
             database,
-            clock,
+            service_clock,
             sync,
             settings.stripe_webhook_secret.get_secret_value(),
             livemode=not settings.sandbox and "_live_" in api_key,
         ),
-        access=Access(catalog.current, clock, customers),
+        access=Access(catalog.current, service_clock, customers),
         sandbox_clock=sandbox_clock,
     )
 
 
+@asynccontextmanager
+async def opened_services(
+    settings: Settings, *, clock: SettableClock | None = None
+) -> AsyncIterator[Services]:
+    services = await build_services(settings, clock=clock)
+    try:
+        yield services
+    finally:
+        await services.close()
+
+
 async def _check_mode(database: Database, settings: Settings) -> None:
     wanted = "sandbox" if settings.sandbox else "live"
-    async with database.read() as session:
-        mode = (await installation(session)).mode
+    try:
+        async with database.read() as session:
+            mode = (await installation(session)).mode
+    except (OperationalError, ProgrammingError) as error:
+        await database.close()
+        raise ValidationFailed.of(
+            "ENTITLEMENTS_DATABASE_URL",
+            "NOT_MIGRATED",
+            "the database has no tables yet, or cannot be opened: run `entitlements migrate`",
+        ) from error
     if mode != wanted:
+        await database.close()
         raise ValidationFailed.of(
             "ENTITLEMENTS_SANDBOX",
             "OTHER_MODE",

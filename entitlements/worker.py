@@ -18,6 +18,7 @@ IDLE_SECONDS = 0.5
 
 async def work_once(services: Services, *, inbox_only: bool = False) -> int:
     """Do everything that is due now; how much it was."""
+    await services.sandbox_clock.load()  # another process may have moved it
     done = await services.webhooks.work()
     if inbox_only:
         return done

@@ -10,7 +10,7 @@ from entitlements.catalog.model import Catalog
 from entitlements.services import Services
 from entitlements.subscriptions.customers import CustomerView
 from entitlements.subscriptions.service import Caller
-from graphql_schema.permissions import Principal, Role
+from graphql_schema.permissions import PROVIDER_IDS, Principal
 
 
 class Context:
@@ -42,8 +42,8 @@ class Context:
         return self.principal.caller(self.request_id)
 
     @property
-    def is_customer(self) -> bool:
-        return self.principal.role is Role.CUSTOMER
+    def may_see_provider_ids(self) -> bool:
+        return self.principal.role in PROVIDER_IDS
 
     @cached_property
     def customers(self) -> DataLoader[str, CustomerView | None]:

@@ -27,7 +27,7 @@ class Role(StrEnum):
     ADMIN = "admin"
 
 
-class Scope(StrEnum):
+class CustomerScope(StrEnum):
     """What a customer token may do: READ includes preview; USE counts; BUY changes and pays."""
 
     READ = "read"
@@ -40,7 +40,7 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
 
     role: Role
     name: str
-    scopes: frozenset[Scope] = frozenset()
+    scopes: frozenset[CustomerScope] = frozenset()
     customer_id: str | None = None
 
     @property
@@ -57,7 +57,7 @@ class Rule(msgspec.Struct, frozen=True):
     """The roles that may, and for customer tokens the scope that is needed (None: they may not)."""
 
     roles: frozenset[Role]
-    scope: Scope | None = None
+    scope: CustomerScope | None = None
 
     def allows(self, principal: Principal) -> bool:
         if principal.role is Role.CUSTOMER:
@@ -73,32 +73,32 @@ _CATALOG = frozenset({Role.SERVICE, *_STAFF})
 _AUDITORS = frozenset({Role.FINANCE, Role.ADMIN})
 
 RULES: Mapping[str, Rule] = {
-    "Query.viewer": Rule(_EVERYBODY, Scope.READ),
-    "Query.catalog": Rule(_EVERYBODY, Scope.READ),
-    "Query.plan": Rule(_EVERYBODY, Scope.READ),
-    "Query.addOn": Rule(_EVERYBODY, Scope.READ),
-    "Query.bundle": Rule(_EVERYBODY, Scope.READ),
-    "Query.comparePlans": Rule(_EVERYBODY, Scope.READ),
-    "Query.estimate": Rule(_EVERYBODY, Scope.READ),
-    "Query.customer": Rule(_CUSTOMER_READERS, Scope.READ),
-    "Query.change": Rule(_CUSTOMER_READERS, Scope.READ),
+    "Query.viewer": Rule(_EVERYBODY, CustomerScope.READ),
+    "Query.catalog": Rule(_EVERYBODY, CustomerScope.READ),
+    "Query.plan": Rule(_EVERYBODY, CustomerScope.READ),
+    "Query.addOn": Rule(_EVERYBODY, CustomerScope.READ),
+    "Query.bundle": Rule(_EVERYBODY, CustomerScope.READ),
+    "Query.comparePlans": Rule(_EVERYBODY, CustomerScope.READ),
+    "Query.estimate": Rule(_EVERYBODY, CustomerScope.READ),
+    "Query.customer": Rule(_CUSTOMER_READERS, CustomerScope.READ),
+    "Query.change": Rule(_CUSTOMER_READERS, CustomerScope.READ),
     "Query.customers": Rule(_CUSTOMER_READERS),
-    "Query.access": Rule(_CUSTOMER_READERS, Scope.READ),
-    "Query.accessMany": Rule(_CUSTOMER_READERS, Scope.READ),
+    "Query.access": Rule(_CUSTOMER_READERS, CustomerScope.READ),
+    "Query.accessMany": Rule(_CUSTOMER_READERS, CustomerScope.READ),
     "Query.catalogProposal": Rule(_STAFF),
     "Query.catalogProposals": Rule(_STAFF),
     "Query.auditEntries": Rule(_AUDITORS),
     "Query.verifyAudit": Rule(_AUDITORS),
-    "Query.sandboxClock": Rule(_EVERYBODY, Scope.READ),
+    "Query.sandboxClock": Rule(_EVERYBODY, CustomerScope.READ),
     "Mutation.createCustomer": Rule(_CUSTOMER_WRITERS),
     "Mutation.updateCustomer": Rule(_CUSTOMER_WRITERS),
     "Mutation.createCustomerToken": Rule(_CUSTOMER_WRITERS),
     "Mutation.revokeCustomerTokens": Rule(_CUSTOMER_WRITERS),
-    "Mutation.previewChange": Rule(_CUSTOMER_WRITERS, Scope.READ),
-    "Mutation.commitChange": Rule(_CUSTOMER_WRITERS, Scope.BUY),
-    "Mutation.purchaseAddOn": Rule(_CUSTOMER_WRITERS, Scope.BUY),
-    "Mutation.cancelSubscription": Rule(_CUSTOMER_WRITERS, Scope.BUY),
-    "Mutation.cancelScheduledChange": Rule(_CUSTOMER_WRITERS, Scope.BUY),
+    "Mutation.previewChange": Rule(_CUSTOMER_WRITERS, CustomerScope.READ),
+    "Mutation.commitChange": Rule(_CUSTOMER_WRITERS, CustomerScope.BUY),
+    "Mutation.purchaseAddOn": Rule(_CUSTOMER_WRITERS, CustomerScope.BUY),
+    "Mutation.cancelSubscription": Rule(_CUSTOMER_WRITERS, CustomerScope.BUY),
+    "Mutation.cancelScheduledChange": Rule(_CUSTOMER_WRITERS, CustomerScope.BUY),
     "Mutation.proposeCatalog": Rule(frozenset({Role.PRICING, Role.ADMIN})),
     "Mutation.approveProposal": Rule(_AUDITORS),
     "Mutation.rejectProposal": Rule(_AUDITORS),

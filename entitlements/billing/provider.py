@@ -16,12 +16,13 @@ import structlog
 
 from entitlements.billing.prices import ProviderPrices
 from entitlements.catalog.model import Catalog, ProrationMode
+from entitlements.kernel.clock import Clock
 from entitlements.kernel.errors import (
     PaymentDeclined,
     PaymentProviderUnavailable,
     ValidationFailed,
 )
-from entitlements.kernel.period import Period
+from entitlements.kernel.period import Period, add_months, to_second
 from entitlements.pricing.charges import billable_quantity
 from entitlements.storage.unit_of_work import Database
 from entitlements.subscriptions.lines import Line, LineKind, Slot
@@ -78,7 +79,8 @@ def _retry_after(error: stripe.StripeError) -> int:
 class StripeProvider:
     """The adapter. `api_base` empty means Stripe itself; calls give up after 10 seconds.
 
-    `test_clock` gives the id of the test clock that new customers live under, in a sandbox.
+    `test_clock`, in a sandbox, gives the id of the test clock that customers live under. It follows
+    the service's clock before anything is priced or charged, so that both count the same seconds.
     """
 
     def __init__(
@@ -88,7 +90,8 @@ class StripeProvider:
         api_base: str,
         catalog: Callable[[], Awaitable[Catalog]],
         *,
-        test_clock: Callable[[], Awaitable[str | None]],
+        clock: Clock,
+        test_clock: Callable[[], Awaitable[str]] | None,
     ) -> None:
         self._http_client = stripe.HTTPXClient(timeout=TIMEOUT_SECONDS, allow_sync_methods=False)
         self._client = stripe.StripeClient(
@@ -98,7 +101,9 @@ class StripeProvider:
             http_client=self._http_client,
         )
         self._catalog = catalog
+        self._clock = clock
         self._test_clock = test_clock
+        self._test_clock_at: datetime | None = None
         self.prices = ProviderPrices(database, self._client)
 
     # ── customers ────────────────────────────────────────────────────────────
@@ -116,8 +121,8 @@ class StripeProvider:
         params: dict[str, Any] = {"metadata": {"customer": customer.id}}
         params |= {"name": customer.name} if customer.name else {}
         params |= {"email": customer.email} if customer.email else {}
-        clock_id = await self._test_clock()
-        params |= {"test_clock": clock_id} if clock_id else {}
+        if self._test_clock is not None:
+            params["test_clock"] = await self._test_clock()
         created = await self._client.v1.customers.create_async(
             params,  # type: ignore[arg-type]
             {"idempotency_key": f"customer:{customer.id}:create"},
@@ -171,6 +176,7 @@ class StripeProvider:
 
     async def preview(self, order: BillingOrder) -> ProviderInvoice:
         async with _provider_errors():
+            await self._follow_clock()
             items, _ = await self._items(order)
             details: dict[str, Any] = {"items": items}
             params: dict[str, Any] = {"subscription_details": details}
@@ -188,6 +194,7 @@ class StripeProvider:
 
     async def execute(self, change_id: str, order: BillingOrder) -> Outcome:
         async with _provider_errors():
+            await self._follow_clock()
             try:
                 if order.subscription_provider_id is None:
                     return await self._subscribe(change_id, order)
@@ -410,6 +417,7 @@ class StripeProvider:
         prorate: bool,
     ) -> Outcome:
         async with _provider_errors():
+            await self._follow_clock()
             try:
                 if at_end is not None:
                     await self._client.v1.subscriptions.update_async(
@@ -478,6 +486,14 @@ class StripeProvider:
             except stripe.InvalidRequestError:
                 return None
 
+    async def client_secret(self, invoice_provider_id: str) -> str | None:
+        async with _provider_errors():
+            found = await self._client.v1.invoices.retrieve_async(
+                invoice_provider_id, {"expand": ["confirmation_secret"]}
+            )
+            secret = found.confirmation_secret
+            return secret.client_secret if secret else None
+
     async def invoices(self, customer_provider_id: str) -> tuple[ProviderInvoice, ...]:
         async with _provider_errors():
             listed = await self._client.v1.invoices.list_async(
@@ -514,14 +530,28 @@ class StripeProvider:
     # ── sandbox ──────────────────────────────────────────────────────────────
 
     async def advance_clock(self, to: datetime) -> None:
-        clock_id = await self._test_clock()
-        if clock_id is None:
+        if self._test_clock is None:
             return
         async with _provider_errors():
+            clock_id = await self._test_clock()
             clocks = self._client.v1.test_helpers.test_clocks
-            await clocks.advance_async(clock_id, {"frozen_time": int(to.timestamp())})
-            while (await clocks.retrieve_async(clock_id)).status == "advancing":  # noqa: ASYNC110
-                await asyncio.sleep(CLOCK_POLL_SECONDS)
+            found = await clocks.retrieve_async(clock_id)
+            while found.frozen_time < int(to.timestamp()) or found.status == "advancing":
+                if found.status == "advancing":
+                    await asyncio.sleep(CLOCK_POLL_SECONDS)
+                    found = await clocks.retrieve_async(clock_id)
+                    continue
+                # It refuses more than two billing intervals at once.
+                step = min(to, add_months(_instant(found.frozen_time), 1))
+                found = await clocks.advance_async(clock_id, {"frozen_time": int(step.timestamp())})
+        self._test_clock_at = to
+
+    async def _follow_clock(self) -> None:
+        if self._test_clock is None:
+            return
+        now = to_second(self._clock.now())
+        if self._test_clock_at is None or self._test_clock_at < now:
+            await self.advance_clock(now)
 
     async def create_test_clock(self, at: datetime) -> str:
         async with _provider_errors():

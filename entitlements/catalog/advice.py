@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
-from itertools import pairwise
+from itertools import islice
 from typing import Final
 
 from entitlements.catalog.bundles import cost
@@ -12,7 +12,6 @@ from entitlements.catalog.model import (
     AnyPackage,
     Bundle,
     Charge,
-    FeatureKind,
     GrantMode,
     Plan,
     Price,
@@ -21,6 +20,7 @@ from entitlements.catalog.model import (
 )
 from entitlements.catalog.source import Path
 from entitlements.kernel.errors import Issue
+from entitlements.kernel.money import round_rate
 from entitlements.kernel.period import Interval
 
 _GROUPS: Final = ("plans", "add_ons", "bundles")
@@ -76,16 +76,15 @@ def _limits(package: AnyPackage, path: Path) -> Iterator[Issue]:
 
 def _charge(charge: Charge, package: AnyPackage, path: Path) -> Iterator[Issue]:
     yield from _against_limit(charge, package, path)
-    if not charge.metered and not charge.quantity_feature and isinstance(package, Plan):
-        if charge.model is not PricingModel.FLAT:
-            words = "a plan is held once: without `quantity` this is a flat price"
-            yield Issue((*path, "model"), "COUNTS_ONE", words)
+    counts_one = isinstance(package, Plan) and charge.quantity_feature is None
+    if counts_one and charge.model is not PricingModel.FLAT:
+        words = "a plan is held once: without `quantity` this is a flat price"
+        yield Issue((*path, "model"), "COUNTS_ONE", words)
+    if charge.model is PricingModel.VOLUME:
+        yield from islice(_falling_totals(charge, path), 1)
     for price in charge.prices:
-        at = (*path, "prices", price.currency, price.interval.value)
-        if charge.model is PricingModel.VOLUME:
-            yield from _falling_total(charge, price, at)
         if not charge.metered and price.interval is Interval.YEAR:
-            yield from _dear_year(charge, price, at)
+            yield from _dear_year(charge, price, path)
 
 
 def _against_limit(charge: Charge, package: AnyPackage, path: Path) -> Iterator[Issue]:
@@ -106,16 +105,16 @@ def _against_limit(charge: Charge, package: AnyPackage, path: Path) -> Iterator[
             yield Issue((*path, "minimum"), "NEVER_BOUGHT", words)
 
 
-def _falling_total(charge: Charge, price: Price, path: Path) -> Iterator[Issue]:
+def _falling_totals(charge: Charge, path: Path) -> Iterator[Issue]:
     """Volume prices may make one unit more cost less in all: 50 × 8 is 400, 51 × 6 is 306."""
-    for i, (tier, _) in enumerate(pairwise(price.tiers)):
-        if tier.up_to is None:
-            continue
-        last = tier.up_to + charge.included
-        before, after = (cost(charge, price, n) for n in (last, last + 1))
-        if after < before:
-            words = f"{last + 1:,} cost less than {last:,} in all"
-            yield Issue((*path, str(i)), "TOTAL_FALLS", words)
+    for price in charge.prices:
+        for tier in price.tiers[:-1]:
+            last = (tier.up_to or 0) + charge.included
+            before, after = (cost(charge, price, n) for n in (last, last + 1))
+            if after < before:
+                money = f"{price.currency} {round_rate(after)} instead of {round_rate(before)}"
+                words = f"{last + 1:,} cost less in all than {last:,}: {money}"
+                yield Issue((*path, "prices", price.currency), "TOTAL_FALLS", words)
 
 
 def _dear_year(charge: Charge, year: Price, path: Path) -> Iterator[Issue]:
@@ -123,7 +122,8 @@ def _dear_year(charge: Charge, year: Price, path: Path) -> Iterator[Issue]:
     if month is None:
         return
     if any(y > 12 * m for y, m in zip(_amounts(year), _amounts(month), strict=False)):
-        yield Issue(path, "YEAR_DEARER", "a year costs more than twelve months")
+        at = (*path, "prices", year.currency, year.interval.value)
+        yield Issue(at, "YEAR_DEARER", "a year costs more than twelve months")
 
 
 def _amounts(price: Price) -> Iterable[Decimal]:
@@ -136,20 +136,33 @@ def _amounts(price: Price) -> Iterable[Decimal]:
 
 
 def _buyable(package: AddOn | Bundle, product: Product, path: Path) -> Iterator[Issue]:
-    add_ons = {add_on.id: add_on for add_on in product.add_ons}
-    parts = [add_ons[c.package_id] for c in _components(package) if c.package_id in add_ons]
-    plans = [plan for plan in product.plans if _fits(package, parts, plan, add_ons)]
+    plans = _fitting_plans(package, product)
     if not plans:
-        words = f"no plan works with all parts of {package.id!r}: nobody can buy it"
+        words = f"no plan works with all that {package.id!r} needs: nobody can buy it"
         yield Issue(path, "NOBODY_CAN_BUY", words)
         return
-    metered = {c.quantity_feature for c in package.charges if c.metered}
-    others = [p for p in plans if p.id not in {c.package_id for c in _components(package)}]
-    if metered and others and all(metered & _metered(plan) for plan in others):
-        names = ", ".join(sorted(f for f in metered if f))
-        words = f"every plan that it works with meters {names} itself: nobody can buy it"
+    metered = _metered(package)
+    parts = _component_ids(package)
+    clashing = [plan for plan in plans if plan.id not in parts and metered & _metered(plan)]
+    if len(clashing) == len(plans):
+        words = "every plan that it works with meters the same feature: nobody can buy it"
         yield Issue(path, "NOBODY_CAN_BUY", words)
 
 
-def _components(package: AddOn | Bundle):  # type: ignore[no-untyped-def]
-    return package.components if isinstance(package, Bundle) else ()
+def _fitting_plans(package: AddOn | Bundle, product: Product) -> list[Plan]:
+    """The plans that can be held with it; where it has a plan among its parts, that one."""
+    needed = _component_ids(package) | {package.id}
+    own = [plan for plan in product.plans if plan.id in needed]
+    while more := {id for a in product.add_ons if a.id in needed for id in a.requires} - needed:
+        needed |= more
+    add_ons = [add_on for add_on in product.add_ons if add_on.id in needed]
+    return [plan for plan in own or product.plans if all(a.fits(plan.id) for a in add_ons)]
+
+
+def _component_ids(package: AddOn | Bundle) -> frozenset[str]:
+    components = package.components if isinstance(package, Bundle) else ()
+    return frozenset(component.package_id for component in components)
+
+
+def _metered(package: AnyPackage) -> frozenset[str | None]:
+    return frozenset(charge.quantity_feature for charge in package.charges if charge.metered)

@@ -164,9 +164,9 @@ def least_saving(
     """The least that one bundle saves against its parts bought singly, in major units, exact.
 
     Licensed charges only. Charges on a level feature are compared at every quantity that could be
-    the worst: 1, each tier's bound and the next unit, the edges of `included`, `minimum` and the
-    first blocks, and the limit (`limits`, by feature) or else far beyond all of these. None: it
-    gets dearer without end.
+    the worst, from 1 to the limit (`limits`, by feature): where a tier, `included`, `minimum` or a
+    block ends, and one further. None: there is no limit, and it gets dearer without end. (Blocks
+    of two different sizes on one feature are compared next to those ends only.)
     """
     counted = _counted(parts, charges, currency, interval)
     saved = Fraction(0)
@@ -199,9 +199,12 @@ def _counted(
 def _least(group: list[_Counted], limit: int | None) -> Fraction | None:
     if limit is None and sum((c.sign * _slope(c) for c in group), Fraction(0)) < 0:
         return None
-    quantities = {1} | {q for c in group for q in _edges(c)} | {limit or 1}
+    ends = {0, *(end for one in group for end in _ends(one))} | {limit or 0}
+    for one in group:
+        ends |= {block for end in list(ends) for block in _blocks(one.charge, end)}
+    quantities = {q for end in ends for q in (end, end + 1)}
     within = [q for q in quantities if q >= 1 and (limit is None or q <= limit)]
-    return min(sum((c.at(q) for c in group), Fraction(0)) for q in within or [1])
+    return min(sum((one.at(q) for one in group), Fraction(0)) for q in within or [1])
 
 
 def _slope(counted: _Counted) -> Fraction:
@@ -212,14 +215,16 @@ def _slope(counted: _Counted) -> Fraction:
     return Fraction(price.unit_amount or 0) / (charge.package_size or 1)
 
 
-def _edges(counted: _Counted) -> Iterable[int]:
-    """The quantities next to which the cost stops rising evenly."""
+def _ends(counted: _Counted) -> Iterable[int]:
+    """The quantities at which the cost stops rising evenly, blocks aside."""
     charge = counted.charge
-    bounds = [t.up_to for t in counted.price.tiers if t.up_to is not None]
-    blocks = [charge.package_size * n for n in (1, 2)] if charge.package_size else []
-    for edge in (0, *bounds, *blocks):
-        yield edge + charge.included
-        yield edge + charge.included + 1
-    if charge.minimum:
-        yield charge.minimum
-        yield charge.minimum + 1
+    bounds = [tier.up_to for tier in counted.price.tiers if tier.up_to is not None]
+    return [charge.minimum or 0, *(charge.included + bound for bound in (0, *bounds))]
+
+
+def _blocks(charge: Charge, quantity: int) -> Iterable[int]:
+    """The ends of the blocks around a quantity."""
+    if charge.package_size is None:
+        return []
+    block = (quantity - charge.included) // charge.package_size
+    return [charge.included + n * charge.package_size for n in (block, block + 1)]

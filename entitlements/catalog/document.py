@@ -14,7 +14,6 @@ from entitlements.catalog.report import Report
 from entitlements.catalog.resolution import Resolution
 from entitlements.catalog.source import Source, read
 from entitlements.catalog.structure import decode
-from entitlements.kernel.errors import ValidationFailed
 
 __all__ = ["Draft", "Source", "parse", "read"]
 
@@ -39,10 +38,14 @@ def parse(raw: Any) -> Draft:
     """
     structure = decode(raw)
     report = Report(structure)
-    if structure.document is None:
-        raise ValidationFailed(report.issues)
-    resolution = Resolution(structure.document, structure.data, report)
-    products = resolution.products()
-    if report.issues:
-        raise ValidationFailed(report.issues)
-    return Draft(currencies=resolution.currencies, features=resolution.features, products=products)
+    draft = None
+    if structure.document is not None:
+        resolution = Resolution(structure.document, structure.data, report)
+        products = resolution.products()
+        draft = Draft(
+            currencies=resolution.currencies, features=resolution.features, products=products
+        )
+    if (failure := report.failure()) is not None:
+        raise failure
+    assert draft is not None
+    return draft

@@ -39,7 +39,8 @@ def read_charges(
     charges = [(p, _charge(shape, p, features, report)) for p, shape in found]
     for p, shape in found:
         _check_currencies(shape, p, frozenset(currencies), report)
-    _check_metered_once([(p, charge) for p, charge in charges if charge.metered], report)
+    metered = [(p, c) for p, c in charges if c.metered and features.get(c.quantity_feature or "")]
+    _check_metered_once(metered, report)
     return tuple(charges)
 
 
@@ -57,36 +58,37 @@ def _charge(shape: ChargeShape, path: Path, features: Features, report: Report) 
     _check_model(shape, path, report)
     if metered:
         _check_metered(shape, path, report)
-    elif shape.billing is BillingTime.IN_ARREARS:
+    elif metered is False and shape.billing is BillingTime.IN_ARREARS:
         words = "a licensed charge is billed in advance; only use (a sum) is billed in arrears"
         report.add((*path, "billing"), "WRONG_BILLING", words)
     return Charge(
         id=shape.id,
         name=shape.name,
         model=shape.model,
-        billing=BillingTime.IN_ARREARS if metered else BillingTime.IN_ADVANCE,
+        billing=BillingTime.IN_ADVANCE if metered is False else BillingTime.IN_ARREARS,
         prices=_prices(shape, path, report),
         quantity_feature=shape.quantity,
-        metered=metered,
+        metered=metered is not False,
         included=shape.included,
         minimum=shape.minimum,
         package_size=shape.package_size,
     )
 
 
-def _is_metered(shape: ChargeShape, path: Path, features: Features, report: Report) -> bool:
-    """Whether use is billed. A broken quantity is reported and taken for licensed."""
+def _is_metered(shape: ChargeShape, path: Path, features: Features, report: Report) -> bool | None:
+    """Whether use is billed; None where the feature is not in order, so that nobody can tell."""
     if shape.quantity is None:
         return False
     at = (*path, "quantity")
+    feature = features.get(shape.quantity)
     if shape.quantity not in features:
         report.add(at, "NOT_FOUND", f"there is no feature {shape.quantity!r}")
-        return False
-    feature = features[shape.quantity]
-    if feature is not None and feature.kind is not FeatureKind.METERED:
+    elif feature is not None and feature.kind is not FeatureKind.METERED:
         words = f"{shape.quantity!r} is {feature.kind}; a metered feature is expected"
         report.add(at, "WRONG_KIND", words)
-    return feature is not None and feature.aggregation is Aggregation.SUM
+    if feature is None or feature.aggregation is None:
+        return None
+    return feature.aggregation is Aggregation.SUM
 
 
 def _check_model(shape: ChargeShape, path: Path, report: Report) -> None:
@@ -167,7 +169,8 @@ def _price(
 def _tiers(written: list[TierShape], path: Path, report: Report) -> tuple[Tier, ...]:
     """The steps in order: bounds inclusive above, rising, and open at the end alone."""
     below = 0
-    for i, (at, tier) in enumerate(found := list(present(written, path))):
+    found = list(present(written, path))
+    for i, (at, tier) in enumerate(found if len(found) == len(written) else ()):
         bound, is_last = (*at, "up_to"), i == len(found) - 1
         if tier.up_to is None and not is_last:
             report.add(bound, "TIER_WITHOUT_END", "only the last tier has no end")
@@ -249,6 +252,8 @@ def check_complete(
 
     A metered one may leave out the year, unless that is all it could have.
     """
+    if report.is_lost((*path, "annual_discount_percent")):
+        intervals = (Interval.MONTH,)  # nobody can tell whether the year would follow
     priced = {(p.currency, p.interval) for p in charge.prices}
     needed = (Interval.MONTH,) if charge.metered and Interval.MONTH in intervals else intervals
     for currency in currencies:
@@ -257,9 +262,14 @@ def check_complete(
         if charge.metered and has and Interval.MONTH not in needed:
             missing = []
         if not has and missing:
-            words = f"a price in {currency} is missing"
-            report.add((*path, "prices", currency), "MISSING_PRICE", words)
+            _missing((*path, "prices", currency), f"a price in {currency} is missing", report)
             continue
         for interval in missing:
             words = f"the price per {interval} in {currency} is missing"
-            report.add((*path, "prices", currency, interval.value), "MISSING_PRICE", words)
+            _missing((*path, "prices", currency, interval.value), words, report)
+
+
+def _missing(path: Path, words: str, report: Report) -> None:
+    """A price that is missing for a reason that was reported already goes without saying."""
+    if report.is_clean(path):
+        report.add(path, "MISSING_PRICE", words)

@@ -36,8 +36,10 @@ def members_of(product: ProductShape, path: Path, raw: Any) -> Members:
 def declared_ids(raw: Any, key: str) -> frozenset[str]:
     """Every id in a list of the document, whether the rest of the item is in order or not."""
     items = raw.get(key) if isinstance(raw, dict) else None
-    found = (item.get("id") for item in items or () if isinstance(item, dict))
-    return frozenset(id for id in found if isinstance(id, str)) if isinstance(items, list) else _NO
+    if not isinstance(items, list):
+        return _NO
+    found = (item.get("id") for item in items if isinstance(item, dict))
+    return frozenset(id for id in found if isinstance(id, str))
 
 
 _NO: frozenset[str] = frozenset()
@@ -56,7 +58,8 @@ def check_relations(members: Members, report: Report) -> None:
         _check_components(path, bundle, members, report)
         parts = {component.id for _, component in present(bundle.components, path)}
         together = parts.union(*(needed.get(id, _NO) for id in parts))
-        _check_excluded((*path, "components"), together, members, report)
+        if report.is_clean(*(at for id, (at, _) in members.add_ons.items() if id in parts)):
+            _check_excluded((*path, "components"), together, members, report)
 
 
 # Plans
@@ -129,7 +132,8 @@ def _check_requirements(
             report.add(at, "CYCLE", words)
     together = needed[add_on.id] | {add_on.id}
     _check_excluded((*path, "requires"), together, members, report)
-    if members.plan_ids and not fitting_plans(together, members):
+    dangling = not report.is_clean((*path, "requires"), (*path, "works_with"))
+    if members.plan_ids and not dangling and not fitting_plans(together, members):
         key = "requires" if add_on.requires else "works_with"
         words = f"no plan works with {add_on.id!r} and all that it requires"
         report.add((*path, key), "NO_PLAN_FITS", words)

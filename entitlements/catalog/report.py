@@ -6,7 +6,7 @@ from typing import TypeVar
 from entitlements.catalog.schema import DROPPED
 from entitlements.catalog.source import Path
 from entitlements.catalog.structure import Structure
-from entitlements.kernel.errors import Issue
+from entitlements.kernel.errors import Issue, ValidationFailed
 
 ISSUES_MAX = 1000  # of a document that is wrong from end to end, the first thousand will do
 
@@ -28,12 +28,16 @@ class Report:
         for path in structure.lost:
             self._mark(path)
 
-    @property
-    def issues(self) -> list[Issue]:
-        """All mistakes, in the order of the paths."""
-        return sorted(self._issues, key=lambda issue: [_place(key) for key in issue.path])[
-            :ISSUES_MAX
-        ]
+    def failure(self) -> ValidationFailed | None:
+        """All mistakes, in the order of the paths; None where there is none."""
+        if not self._issues:
+            return None
+        count, first = len(self._issues), self._sorted()[:ISSUES_MAX]
+        more = f"{count:,} mistakes, of which the first {ISSUES_MAX:,} are listed"
+        return ValidationFailed(first, more if count > ISSUES_MAX else None)
+
+    def _sorted(self) -> list[Issue]:
+        return sorted(self._issues, key=lambda issue: [_place(key) for key in issue.path])
 
     def add(self, path: Path, code: str, message: str) -> None:
         if not self.is_lost(path):

@@ -42,11 +42,11 @@ def _feature(shape: FeatureShape, path: Path, report: Report) -> Feature | None:
     for key in _KIND_FIELDS:
         given = getattr(shape, key) is not None
         if given and key not in own:
-            report.add((*path, key), "NOT_FOR_KIND", f"a {shape.kind} feature has no {key}")
+            report.add((*path, key), "NOT_FOR_KIND", f"a feature of kind {shape.kind} has no {key}")
         # A level needs no reset: it never does.
         optional = key == "reset" and shape.aggregation is not Aggregation.SUM
         if key in own and not given and not optional:
-            report.add((*path, key), "MISSING", f"a {shape.kind} feature needs {key}")
+            report.add((*path, key), "MISSING", f"a feature of kind {shape.kind} needs {key}")
     is_level = shape.aggregation is Aggregation.LEVEL
     if is_level and shape.reset not in (None, ResetPeriod.NEVER):
         words = "a level is what is there now: it never resets"

@@ -209,7 +209,11 @@ Holdings = Annotated[
 class Shape(BaseModel):
     """Part of the document. Unknown keys are refused, and nothing is converted silently."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        model_title_generator=lambda shape: shape.__name__.removesuffix("Shape"),
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -539,8 +543,8 @@ class ProductShape(Shape):
     )
     policy: PolicyShape = PolicyShape()
     plans: Items[PlanShape] = Field(description="The tiers, lowest first.")
-    add_ons: Items[AddOnShape] = []
-    bundles: Items[BundleShape] = []
+    add_ons: Items[AddOnShape] = Field([], description="What is bought on top of a plan.")
+    bundles: Items[BundleShape] = Field([], description="Several of these, sold as one for less.")
 
 
 class CatalogShape(Shape):

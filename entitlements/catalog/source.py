@@ -179,7 +179,7 @@ def _read_yaml(text: str, builder: _Builder) -> None:
     line = 1
     try:
         for event in yaml.parse(text, Loader=_Loader):
-            line = event.start_mark.line + 1
+            line = event.start_mark.line + 1 if event.start_mark else line
             _HANDLERS.get(type(event), _ignore)(event, line, builder)
     except yaml.MarkedYAMLError as error:
         if error.problem_mark is not None:

@@ -87,8 +87,9 @@ def _mistakes(error: ValidationError) -> Iterable[Issue]:
             yield Issue(path, "UNKNOWN_KEY", _unknown_key(path[-1]))
         else:
             context = mistake.get("ctx", {})
+            path = _without_tags(keys)
             code, message = _code_and_words(mistake["type"], mistake["msg"], context)
-            yield Issue(_without_tags(keys), code, message)
+            yield Issue(path, code, f"{path[-1]} {message}" if code == "MISSING" else message)
 
 
 def _without_tags(keys: tuple[int | str, ...]) -> Path:

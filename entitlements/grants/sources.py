@@ -1,6 +1,5 @@
 """Where a customer's grants come from: packages held, trials, fallback plans, overrides."""
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from enum import StrEnum
@@ -90,14 +89,14 @@ def sources(
 ) -> Sources:
     """Every source that counts at an instant: of holdings with access, of the fallback plan of
     each product that has none, and of overrides in force."""
-    found: Sources = defaultdict(list)
+    found: Sources = {}
     with_access = [holding for holding in holdings if holding.has_access]
     for holding in with_access:
         add_held(found, catalog, holding, at)
     add_fallbacks(found, catalog, {holding.product_id for holding in with_access})
     for override in overrides:
         if override.in_force(at):
-            found[override.feature_id].append(
+            found.setdefault(override.feature_id, []).append(
                 GrantSource(
                     kind=GrantSourceKind.OVERRIDE,
                     mode=override.mode,
@@ -129,7 +128,7 @@ def add_held(found: Sources, catalog: Catalog, holding: Holding, at: datetime) -
             for entitlement in part.package.entitlements:
                 if entitlement.mode is not GrantMode.ADD:
                     being_set.add(entitlement.feature_id)
-                found[entitlement.feature_id].append(
+                found.setdefault(entitlement.feature_id, []).append(
                     GrantSource(
                         kind=_kind(item),
                         mode=entitlement.mode,
@@ -143,7 +142,7 @@ def add_held(found: Sources, catalog: Catalog, holding: Holding, at: datetime) -
     for item in items:
         for feature_id in sorted(counted_features(item.package.charges) - being_set):
             being_set.add(feature_id)
-            found[feature_id].append(
+            found.setdefault(feature_id, []).append(
                 GrantSource(
                     kind=_kind(item),
                     mode=GrantMode.SET,
@@ -165,7 +164,7 @@ def add_fallbacks(found: Sources, catalog: Catalog, products_with_access: set[st
         if plan is None or product.id in products_with_access:
             continue
         for entitlement in plan.entitlements:
-            found[entitlement.feature_id].append(
+            found.setdefault(entitlement.feature_id, []).append(
                 GrantSource(
                     kind=GrantSourceKind.FALLBACK,
                     mode=entitlement.mode,

@@ -7,7 +7,7 @@ whole service, so that two rooms cannot round differently.
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from fractions import Fraction
-from functools import cache
+from functools import cache, lru_cache
 
 import msgspec
 from babel.numbers import format_currency, get_currency_name
@@ -169,7 +169,7 @@ class Money(msgspec.Struct, frozen=True, gc=False):
         )
 
 
-@cache
+@lru_cache(maxsize=1024)  # callers name the locale, and may add any variant to one
 def _pattern(locale: str, decimals: int) -> str:
     """The locale's own currency pattern with the currency's own number of digits."""
     from babel import Locale, UnknownLocaleError

@@ -8,6 +8,7 @@ The work is bounded by a count of nodes; an answer that was cut short says so.
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -253,21 +254,45 @@ def _tier_starts(charges: Sequence[Charge]) -> set[int]:
     }
 
 
-def _least_rest(gaps: tuple[int, ...], rates: Sequence[int | None]) -> int | None:
-    """A lower bound of what covering the gaps costs, scaled; None if they cannot be covered."""
-    rest = 0
-    for gap, rate in zip(gaps, rates, strict=True):
-        if gap and rate is None:
-            return None
-        rest += gap * (rate or 0)
-    return rest
+class _Step(NamedTuple):
+    """A quantity of a package that may be taken: its cost, and the most each gap can shrink."""
+
+    quantity: int
+    cost: int
+    covers: tuple[int, ...]
 
 
 class _Option(msgspec.Struct, frozen=True):
-    """An add-on or bundle that may be taken: quantities with their costs and what they cover."""
+    """An add-on or bundle that may be taken beside the base.
+
+    `only_covers`: it is good for the gaps that it covers and for nothing else, and covers them
+    exactly; so it is not worth taking where they are closed.
+    """
 
     package: AnyPackage
-    steps: tuple[tuple[int, int, tuple[int, ...]], ...]  # quantity, cost, cover per requirement
+    steps: tuple[_Step, ...]
+    only_covers: bool
+
+
+def _least_rest(gaps: tuple[int, ...], steps: Sequence[_Step]) -> int | None:
+    """A lower bound of what closing the gaps costs, scaled; None if it cannot be done.
+
+    Dual ascent: each open gap in turn is given the highest price per unit at which no step sells
+    what it covers for more than it costs.
+    """
+    left = [step.cost * _SCALE for step in steps]
+    rest = 0
+    for i, gap in enumerate(gaps):
+        if not gap:
+            continue
+        covering = [(j, min(gap, c)) for j, step in enumerate(steps) if (c := step.covers[i])]
+        if not covering:
+            return None
+        rate = min(left[j] // cover for j, cover in covering)
+        for j, cover in covering:
+            left[j] -= cover * rate
+        rest += gap * rate
+    return rest
 
 
 class _Search:
@@ -285,7 +310,10 @@ class _Search:
         self.nodes_left, self.complete = max_nodes, True
         self.gaps = self._gaps()
         self.options = self._options()
-        self.bounds = [self._bound_rates(i) for i in range(len(self.options) + 1)]
+        self.steps_from = [
+            [step for option in self.options[i:] for step in option.steps]
+            for i in range(len(self.options) + 1)
+        ]
         fixed = sum(task.cost(item.package, item.quantity) for item in base)
         fixed += self._least_level_cost()
         self._visit(0, fixed * _SCALE, tuple(self.gaps.values()), ())
@@ -297,19 +325,23 @@ class _Search:
             self.complete = False
             return
         self.nodes_left -= 1
-        rest = _least_rest(gaps, self.bounds[index])
-        if rest is None or cost + 2*rest > (self.best_minor - 1) * _SCALE:
+        rest = _least_rest(gaps, self.steps_from[index])
+        if rest is None or cost + rest > (self.best_minor - 1) * _SCALE:
             return
         if index == len(self.options):
             self._evaluate(chosen)
             return
         option = self.options[index]
-        helps = any(gap and cover for gap, cover in zip(gaps, option.steps[-1][2], strict=True))
-        leave = (0, 0, (0,) * len(gaps))
-        for quantity, price, covers in (*option.steps, leave) if helps else (leave, *option.steps):
-            left = tuple(max(g - c, 0) for g, c in zip(gaps, covers, strict=True))
-            taken = (*chosen, Selected(option.package, quantity)) if quantity else chosen
-            self._visit(index + 1, cost + price * _SCALE, left, taken)
+        helps = any(gap and cover for gap, cover in zip(gaps, option.steps[-1].covers, strict=True))
+        leave = _Step(0, 0, (0,) * len(gaps))
+        if helps:
+            steps = (*option.steps, leave)
+        else:
+            steps = (leave,) if option.only_covers else (leave, *option.steps)
+        for step in steps:
+            left = tuple(max(g - c, 0) for g, c in zip(gaps, step.covers, strict=True))
+            taken = (*chosen, Selected(option.package, step.quantity)) if step.quantity else chosen
+            self._visit(index + 1, cost + step.cost * _SCALE, left, taken)
 
     def _evaluate(self, chosen: tuple[Selected, ...]) -> None:
         self.nodes_left -= 10  # what an evaluation costs beside a node
@@ -352,33 +384,38 @@ class _Search:
 
     def _options(self) -> list[_Option]:
         """What may be worth adding, the cheapest first; cut to MAX_OPTIONS."""
-        task, catalog = self.task, self.task.market.catalog
-        product = task.market.product
+        task, product = self.task, self.task.market.product
         sold: list[AnyPackage] = [*product.add_ons, *product.bundles]
         candidates = [p for p in sold if task.for_sale(p) and self._can_join(p)]
         counted = counted_features(charges_of(self.base))
         useful: dict[str, AnyPackage] = {}
-        grew = True
+        needed, grew = self._required(()), True
         while grew:
-            needed = {
-                required
-                for package in (*useful.values(), *(item.package for item in self.base))
-                for part in parts_of(catalog, package)
-                if isinstance(part.package, AddOn)
-                for required in part.package.requires
-            }
             grew = False
             for package in candidates:
-                if package.id not in useful and self._is_useful(package, counted, needed):
+                if package.id not in useful and (
+                    any(self._covers(package)) or self._helps_otherwise(package, counted, needed)
+                ):
                     useful[package.id] = package
                     counted |= counted_features(package.charges)
+                    needed |= self._required([package])
                     grew = True
-        options = [self._option(package, counted) for package in useful.values()]
+        options = [self._option(package, counted, needed) for package in useful.values()]
         options = [option for option in options if option.steps]
-        options.sort(key=lambda o: (o.steps[0][1], o.package.id))
+        options.sort(key=lambda o: (o.steps[0].cost, o.package.id))
         if len(options) > MAX_OPTIONS:
             self.complete = False
         return options[:MAX_OPTIONS]
+
+    def _required(self, packages: Sequence[AnyPackage]) -> set[str]:
+        """The add-ons that these packages and the base require."""
+        return {
+            required
+            for package in (*packages, *(item.package for item in self.base))
+            for part in parts_of(self.task.market.catalog, package)
+            if isinstance(part.package, AddOn)
+            for required in part.package.requires
+        }
 
     def _can_join(self, package: AnyPackage) -> bool:
         """Whether the package fits the base's plan, and brings none of its own."""
@@ -393,13 +430,14 @@ class _Search:
             for part in parts_of(catalog, package)
         )
 
-    def _is_useful(self, package: AnyPackage, counted: frozenset[str], needed: set[str]) -> bool:
-        if any(self._covers(package)):
-            return True
+    def _helps_otherwise(
+        self, package: AnyPackage, counted: frozenset[str], needed: set[str]
+    ) -> bool:
+        """Whether something else requires it, or it adds to a level that is bought otherwise:
+        it may be the cheaper way to it."""
         return any(
             part.package.id in needed
             or any(
-                # More of what is bought otherwise: it may be the cheaper way to it.
                 e.mode is GrantMode.ADD and e.feature_id in counted & self.task.values.keys()
                 for e in part.package.entitlements
             )
@@ -438,12 +476,16 @@ class _Search:
             return int(bool(value.unlimited))
         return self.gaps[feature_id, "limit"] if value.unlimited else (value.limit or 0) * times
 
-    def _option(self, package: AnyPackage, counted: frozenset[str]) -> _Option:
+    def _option(self, package: AnyPackage, counted: frozenset[str], needed: set[str]) -> _Option:
         quantities = self._quantities_to_try(package, counted)
-        return _Option(
-            package,
-            tuple((n, self.task.cost(package, n), self._covers(package, n)) for n in quantities),
+        steps = tuple(
+            _Step(n, self.task.cost(package, n), self._covers(package, n)) for n in quantities
         )
+        covered = zip(self.gaps, self._covers(package), strict=True)
+        only_covers = not self._helps_otherwise(package, counted, needed) and all(
+            aspect in ("value", "kept") for (_, aspect), cover in covered if cover
+        )
+        return _Option(package, steps, only_covers)
 
     def _quantities_to_try(self, package: AnyPackage, counted: frozenset[str]) -> list[int]:
         """1 up to the quantity after which no more is gained, and the starts of its tiers."""
@@ -469,21 +511,6 @@ class _Search:
         tried = {*range(1, min(enough, MAX_QUANTITIES) + 1), *starts}
         return sorted(n for n in tried if most is None or n <= most)
 
-    def _bound_rates(self, index: int) -> list[int | None]:
-        """A price per unit of each gap such that no option from `index` on covers gaps for less
-        than these prices: a feasible solution of the dual. None: no option covers it.
-        """
-        rates: list[int | None] = [None] * len(self.gaps)
-        for option in self.options[index:]:
-            for _, cost, covers in option.steps:
-                covering = sum(1 for cover in covers if cover)
-                for i, cover in enumerate(covers):
-                    if cover:
-                        rate = cost * _SCALE // (covering * cover)
-                        known = rates[i]
-                        rates[i] = rate if known is None else min(known, rate)
-        return rates
-
     def _least_level_cost(self) -> int:
         """The least that the base's charges on level features can come to, whatever is added."""
         task, total = self.task, 0
@@ -492,7 +519,7 @@ class _Search:
             most_added = sum(
                 _added(
                     task.market.catalog,
-                    [Selected(option.package, option.steps[-1][0])],
+                    [Selected(option.package, option.steps[-1].quantity)],
                     feature_id,
                 )
                 for option in self.options

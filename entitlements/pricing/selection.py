@@ -45,7 +45,7 @@ class BrokenRelation(msgspec.Struct, frozen=True):
     REQUIRES      an add-on that it needs is missing
     EXCLUDES      an add-on that it excludes is there
     MAX_QUANTITY  more of the add-on than may be held, bundles included
-    TWO_PLANS     a plan beside the plan that a bundle brings
+    TWO_PLANS     more than one plan, bundles included
     METERED_TWICE two packages bill the use of one feature
     """
 
@@ -142,9 +142,10 @@ def broken_relations(catalog: Catalog, items: Sequence[Selected]) -> Iterator[Br
     """
     parts = all_parts(catalog, items)
     plans = [part for part in parts if isinstance(part.package, Plan)]
-    for part in plans[1:]:
-        words = f"{part.held.name} brings a second plan beside {plans[0].package.name}"
-        yield BrokenRelation(part.held.id, "TWO_PLANS", words)
+    for i, part in enumerate(plans):
+        if i > 0 or part.quantity > 1:
+            words = f"{part.held.name} brings a second plan beside {plans[0].package.name}"
+            yield BrokenRelation(part.held.id, "TWO_PLANS", words)
     held_by: dict[str, int] = defaultdict(int)
     for part in parts:
         held_by[part.package.id] += part.quantity

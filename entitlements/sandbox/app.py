@@ -25,6 +25,7 @@ from starlette.types import Receive, Scope, Send
 
 from entitlements.kernel.clock import Clock, WallClock
 from entitlements.sandbox import payments as _payments  # noqa: F401  (declares endpoints)
+from entitlements.sandbox import previews as _previews  # noqa: F401  (declares endpoints)
 from entitlements.sandbox.engine import Engine
 from entitlements.sandbox.errors import Json, StripeError, invalid, not_covered
 from entitlements.sandbox.events import API_VERSION
@@ -274,10 +275,15 @@ class _Exchange:
 
 
 class _Cut(Response):
-    """An answer that breaks off: the connection is closed before it is whole."""
+    """No answer: the connection is closed instead."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = [(b"content-type", b"application/json"), (b"content-length", b"4096")]
+        transport = getattr(getattr(receive, "__self__", None), "transport", None)
+        if transport is not None:  # uvicorn's
+            transport.abort()
+            await asyncio.sleep(0.01)  # until the server has seen it
+            return
+        headers = [(b"content-length", b"4096")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": b"{", "more_body": True})
 

@@ -322,14 +322,14 @@ def _list(call: Call, customer: str | None, url: str) -> Json:
     "POST",
     "/v1/setup_intents",
     "SetupIntentCreateParams",
-    "customer payment_method payment_method_types usage metadata description confirm "
+    "customer payment_method allowed_payment_method_types usage metadata description confirm "
     "automatic_payment_methods return_url",
 )
 def create_setup_intent(call: Call) -> Json:
     tx, p = call.tx, call.params
     customer = tx.need(p["customer"], "customer", "customer") if p.get("customer") else None
     intent = new_setup_intent(tx, customer, metadata=merge_metadata({}, p.get("metadata")))
-    intent |= {k: p[k] for k in ("usage", "description", "payment_method_types") if k in p}
+    intent |= {k: p[k] for k in ("usage", "description", "allowed_payment_method_types") if k in p}
     if p.get("payment_method"):
         _take(tx, intent, p["payment_method"])
     tx.save(intent)
@@ -341,7 +341,7 @@ def create_setup_intent(call: Call) -> Json:
 
 def new_setup_intent(tx: Transaction, customer: Json | None, **fields: Any) -> Json:
     id = make_id("seti")
-    intent = {
+    intent: Json = {
         "id": id,
         "object": "setup_intent",
         "cancellation_reason": None,
@@ -400,6 +400,21 @@ def confirm_setup(tx: Transaction, intent: Json, *, authenticated: bool = False)
     intent |= {"status": "succeeded", "next_action": None, "last_setup_error": None}
     tx.save(intent)
     emit(tx, "setup_intent.succeeded", intent)
+
+
+def fail_authentication(tx: Transaction, intent: Json) -> None:
+    """The customer did not pass 3-D Secure: another card is needed."""
+    intent |= {
+        "status": "requires_payment_method",
+        "next_action": None,
+        "last_setup_error": CardError(
+            "We are unable to authenticate your payment method.",
+            code="setup_intent_authentication_failure",
+        ).body,
+        "_card_name": None,
+    }
+    tx.save(intent)
+    emit(tx, "setup_intent.setup_failed", intent)
 
 
 @endpoint("GET", "/v1/setup_intents/{id}", "SetupIntentRetrieveParams", "")

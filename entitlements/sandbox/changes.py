@@ -336,6 +336,20 @@ def begin_item_period(tx: Transaction, sub: Json, item: Json, anchor: int, at: i
     return [full_charge(tx, sub, item, (start, end))]
 
 
+def renewal_lines(
+    tx: Transaction, sub: Json, items: list[Json], at: int, *, bills_usage: bool
+) -> list[Json]:
+    """Usage of the period that ended, then the next period; the items move on to it."""
+    lines = []
+    for item in items:
+        if item["current_period_end"] > at:
+            continue
+        if is_metered(tx, item) and bills_usage:
+            lines.append(usage_line(tx, sub, item, at))
+        lines += begin_item_period(tx, sub, item, sub["billing_cycle_anchor"], at)
+    return lines
+
+
 def full_charge(tx: Transaction, sub: Json, item: Json, period: tuple[int, int]) -> Json:
     price = price_of(tx, item)
     rate = rate_of(tx, item)

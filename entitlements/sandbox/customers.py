@@ -1,5 +1,6 @@
 """Customers and their credit balance. A negative balance is credit, a positive one is owed."""
 
+from collections.abc import Callable
 from typing import Any
 
 import stripe
@@ -21,6 +22,9 @@ from entitlements.sandbox.shapes import (
     shape,
 )
 from entitlements.sandbox.store import Transaction, make_id
+
+DELETED: list[Callable[[Transaction, Json], None]] = []
+"""Who wants to know that a customer is about to go (the subscriptions do)."""
 
 _TEXTS = ("name", "email", "description", "phone")
 
@@ -77,13 +81,10 @@ _COVERS = (
 )
 
 
-@endpoint("POST", "/v1/customers", "CustomerCreateParams", f"{_COVERS} payment_method test_clock")
-def create_customer(call: Call) -> Json:
-    tx, p = call.tx, call.params
+def blank(test_clock: str | None = None) -> Json:
+    """A customer of whom nothing is known; not stored."""
     id = make_id("cus")
-    if p.get("test_clock"):
-        _join_clock(tx, p["test_clock"])
-    customer = {
+    return {
         "id": id,
         "object": "customer",
         "address": None,
@@ -108,8 +109,16 @@ def create_customer(call: Call) -> Json:
         "preferred_locales": [],
         "shipping": None,
         "tax_exempt": "none",
-        "test_clock": p.get("test_clock") or None,
+        "test_clock": test_clock,
     }
+
+
+@endpoint("POST", "/v1/customers", "CustomerCreateParams", f"{_COVERS} payment_method test_clock")
+def create_customer(call: Call) -> Json:
+    tx, p = call.tx, call.params
+    if p.get("test_clock"):
+        _join_clock(tx, p["test_clock"])
+    customer = blank(p.get("test_clock") or None)
     customer["created"] = now(tx, customer)
     tx.save(customer)
     emit(tx, "customer.created", customer)
@@ -191,11 +200,8 @@ def delete_customer(call: Call) -> Json:
 
 def delete(tx: Transaction, customer: Json) -> None:
     """Cancels what the customer still has, then hides it."""
-    from entitlements.sandbox import subscriptions  # a customer knows its subscriptions by id only
-
-    for sub in tx.find("subscription", customer=customer["id"]):
-        if sub["status"] not in subscriptions.ENDED:
-            subscriptions.end(tx, sub, now(tx, sub), "cancellation_requested")
+    for listener in DELETED:
+        listener(tx, customer)
     emit(tx, "customer.deleted", customer)
     customer["_deleted"] = True
     tx.save(customer)

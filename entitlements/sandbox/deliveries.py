@@ -1,4 +1,4 @@
-"""Sending events to webhook endpoints: signed, at least once, with growing pauses, for three days."""
+"""Sending events to webhook endpoints: signed, at least once, retried with growing pauses."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""What the sandbox answers when it refuses: Stripe's error body, `{"error": {type, code, param, …}}`.
+"""What the sandbox answers when it refuses: Stripe's body `{"error": {type, code, param, …}}`.
 
 StripeError                 any refusal; the request's transaction is rolled back
 └── CardError               402; what the attempt changed may stay (`keeps_effects`)

@@ -15,7 +15,7 @@ def _render_intent(tx: Transaction, doc: Json) -> Json:
     shown = public(doc)
     if doc["status"] == "requires_action":
         invoice = tx.get(doc["_parent"])
-        url = f"{tx.public_url}/invoice/{invoice['_key']}" if invoice else None
+        url = f"{tx.public_url}/invoice/{invoice['_lookup']}" if invoice else None
         shown["next_action"] = {
             "type": "redirect_to_url",
             "redirect_to_url": {"url": url, "return_url": None},

@@ -63,7 +63,7 @@ def _render_invoice(tx: Transaction, doc: Json) -> Json:
     shown = [render(tx, line) for line in lines[:LINES_SHOWN]]
     url = None
     if doc["status"] not in ("draft", None) and not doc["_preview"]:
-        url = f"{tx.public_url}/invoice/{doc['_key']}"
+        url = f"{tx.public_url}/invoice/{doc['_lookup']}"
     return public(doc) | {
         "hosted_invoice_url": url,
         "invoice_pdf": f"{url}/pdf" if url else None,
@@ -88,7 +88,7 @@ def subscription_line(
     proration: bool = False,
     credits: Json | None = None,
 ) -> Json:
-    """A line for one item of a subscription. `credits` is the debit that a credit line takes back."""
+    """A line for one item of a subscription. `credits` is the debit that a credit takes back."""
     line = _line(price["currency"], amount, period, description, sub["metadata"])
     credited = None
     if credits and credits.get("invoice"):
@@ -337,7 +337,7 @@ def compose(
         "total_pretax_credit_amounts": [],
         "total_taxes": [],
         "webhooks_delivered_at": None,
-        "_key": make_id("inv"),
+        "_lookup": make_id("inv"),
         "_lines": [line | {"invoice": id} for line in lines],
         "_parent": sub and sub["id"],
         "_preview": preview,
@@ -564,7 +564,7 @@ def create_invoice(call: Call) -> Json:
     if p.get("collection_method") == "send_invoice":
         raise invalid("This sandbox only covers charge_automatically.", "collection_method")
     include = p.get("pending_invoice_items_behavior") == "include" or sub is not None
-    waiting = pending_items(tx, customer["id"], sub and sub["id"]) if include else []
+    waiting = pending_items(tx, customer["id"], sub["id"] if sub else None) if include else []
     if sub is not None and not waiting:
         raise invalid(
             "Nothing to invoice for subscription", code="invoice_no_subscription_line_items"

@@ -39,9 +39,11 @@ def decode_form(text: str) -> dict[str, Any]:
     {'items': {'0': {'price': 'p', 'quantity': '2'}}, 'expand': {'#0': 'a', '#1': 'b'}}
     """
     root: dict[str, Any] = {}
-    for name, value in parse_qsl(
-        text, keep_blank_values=True, max_num_fields=5000, errors="strict"
-    ):
+    try:
+        pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=5000, errors="strict")
+    except ValueError:
+        raise invalid("Invalid request: too many parameters, or not UTF-8.") from None
+    for name, value in pairs:
         match = _KEY.fullmatch(name)
         if match is None:
             raise invalid(f"Invalid parameter name: {name}", name)
@@ -104,7 +106,7 @@ class Schema:
 
 
 def params_type(name: str) -> Any:
-    """A typed dictionary of the SDK by name: `SubscriptionCreateParams`, `billing.MeterCreateParams`."""
+    """A typed dictionary of the SDK by its name, such as `billing.MeterCreateParams`."""
     module: Any = stripe.params
     *parents, last = name.split(".")
     for parent in parents:

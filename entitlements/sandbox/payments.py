@@ -34,7 +34,7 @@ def default_method(tx: Transaction, invoice: Json) -> Json | None:
 def attempt(
     tx: Transaction, invoice: Json, method: Json | None = None, *, authenticated: bool = False
 ) -> str:
-    """Try to pay an open invoice: `paid`, `failed`, or `action` where the customer must authenticate."""
+    """Try to pay an open invoice: `paid`, `failed`, or `action` (to authenticate)."""
     intent = intent_of(tx, invoice)
     assert intent is not None
     method = method or default_method(tx, invoice)

@@ -1,4 +1,4 @@
-"""Billing periods in Unix seconds, `[start, end)`, counted from an anchor that never moves by itself."""
+"""Billing periods in Unix seconds, `[start, end)`, counted from a fixed anchor."""
 
 from datetime import UTC, datetime
 
@@ -20,7 +20,7 @@ def step(anchor: int, recurring: Json, n: int) -> int:
     """
     interval, count = recurring["interval"], recurring["interval_count"]
     if interval in _SECONDS:
-        return anchor + n * count * _SECONDS[interval]
+        return int(anchor + n * count * _SECONDS[interval])
     at = add_months(datetime.fromtimestamp(anchor, UTC), n * count * _MONTHS[interval])
     return int(at.timestamp())
 

@@ -5,8 +5,9 @@ from entitlements.sandbox.changes import Plan, Wanted
 from entitlements.sandbox.errors import Json, invalid
 from entitlements.sandbox.events import now
 from entitlements.sandbox.routes import Call, endpoint
-from entitlements.sandbox.shapes import render
+from entitlements.sandbox.shapes import merge_metadata, render
 from entitlements.sandbox.store import Transaction
+from entitlements.sandbox.upcoming import unchanged, upcoming
 
 _ITEM = "subscription_details.items[]."
 
@@ -35,7 +36,7 @@ def create_preview(call: Call) -> Json:
     elif details.get("items"):
         invoice = _preview_new(tx, p, details, recurring=recurring)
     else:
-        raise invalid("Pass subscription, or customer and subscription_details[items].")
+        raise invalid("Pass subscription, or subscription_details[items].")
     return render(tx, invoice)
 
 
@@ -46,7 +47,7 @@ def preview_change(tx: Transaction, sub: Json, details: Json, *, recurring: bool
         )
     sub = dict(sub)
     if "metadata" in details:
-        sub["metadata"] = subscriptions.merge_metadata(sub["metadata"], details["metadata"])
+        sub["metadata"] = merge_metadata(sub["metadata"], details["metadata"])
     if details.get("cancel_now"):
         return _preview_end(tx, sub, details)
     name = "subscription_details[items]"
@@ -55,7 +56,7 @@ def preview_change(tx: Transaction, sub: Json, details: Json, *, recurring: bool
     except Exception as error:
         _rename_param(error)
         raise
-    plan = changes.plan(tx, sub, wanted) if wanted else _unchanged(sub)
+    plan = changes.plan(tx, sub, wanted) if wanted else unchanged(sub)
     bills_now = wanted and (
         plan.begins_period or (wanted.proration == "always_invoice" and plan.prorations)
     )
@@ -71,17 +72,6 @@ def _rename_param(error: Exception) -> None:
     if param and not param.startswith("subscription_details"):
         head, _, rest = param.partition("[")
         body["param"] = f"subscription_details[{head}]" + (f"[{rest}" if rest else "")
-
-
-def _unchanged(sub: Json) -> Plan:
-    return Plan(
-        items=[dict(item) for item in sub["_items"]],
-        prorations=[],
-        charges=[],
-        anchor=sub["billing_cycle_anchor"],
-        trial_start=sub["trial_start"],
-        trial_end=sub["trial_end"],
-    )
 
 
 def _preview_now(tx: Transaction, sub: Json, wanted: Wanted, plan: Plan) -> Json:
@@ -120,64 +110,10 @@ def _preview_end(tx: Transaction, sub: Json, details: Json) -> Json:
     )
 
 
-def upcoming(
-    tx: Transaction,
-    sub: Json,
-    plan: Plan | None = None,
-    details: Json | None = None,
-    *,
-    recurring: bool = False,
-    wanted: Wanted | None = None,
-) -> Json:
-    """The next renewal's invoice, after a change: what waits, prorations, usage, next periods."""
-    plan = plan or _unchanged(sub)
-    details = details or {}
-    customer = customers.customer_of(tx, sub["customer"])
-    items = [dict(item) for item in plan.items]
-    at = min(item["current_period_end"] for item in items)
-    after = dict(sub) | {"billing_cycle_anchor": plan.anchor, "_items": items}
-    trialing = bool(plan.trial_end and plan.trial_end >= at and sub["status"] == "trialing")
-    ends = _ends_by(sub, details, at)
-    lines: list[Json] = []
-    if not recurring:
-        waiting = invoices.pending_items(tx, customer["id"], sub["id"])
-        lines = [invoices.line_of(item) for item in waiting] + plan.prorations
-    if ends and not trialing:
-        lines += changes.usage_so_far(tx, after, items, at)
-    elif not ends:
-        lines += subscriptions.renewal_lines(
-            tx, after, items, at, bills_usage=not trialing and not recurring
-        )
-    if not lines:
-        raise invalid(
-            f"No upcoming invoices for customer: {customer['id']}", code="invoice_upcoming_none"
-        )
-    return invoices.compose(
-        tx,
-        customer,
-        sub,
-        lines,
-        "upcoming",
-        at,
-        preview=True,
-        proration_date=wanted.at if wanted and plan.prorations else None,
-        next_payment_attempt=at,
-    )
-
-
-def _ends_by(sub: Json, details: Json, at: int) -> bool:
-    """Whether the subscription will have ended by an instant, as asked or as it stands."""
-    if "cancel_at_period_end" in details:
-        return bool(details["cancel_at_period_end"])
-    when = details.get("cancel_at", sub["cancel_at"])
-    return isinstance(when, int) and when <= at
-
-
 def _preview_new(tx: Transaction, p: Json, details: Json, *, recurring: bool) -> Json:
     """The first invoice of a subscription that is not created."""
-    if "customer" not in p:
-        raise invalid("Missing required param: customer.", "customer", "parameter_missing")
-    customer = customers.customer_of(tx, p["customer"])
+    known = "customer" in p
+    customer = customers.customer_of(tx, p["customer"]) if known else customers.blank()
     anchor = details.get("billing_cycle_anchor", {})
     asked = {k: v for k, v in details.items() if k != "billing_cycle_anchor"}
     if "timestamp" in anchor:
@@ -195,4 +131,5 @@ def _preview_new(tx: Transaction, p: Json, details: Json, *, recurring: bool) ->
         ]
     waiting = [] if recurring else invoices.pending_items(tx, customer["id"], sub["id"])
     lines = [invoices.line_of(item) for item in waiting] + charges
-    return invoices.compose(tx, customer, sub, lines, "upcoming", now(tx, customer), preview=True)
+    shown = invoices.compose(tx, customer, sub, lines, "upcoming", now(tx, customer), preview=True)
+    return shown if known else shown | {"customer": None}

@@ -96,7 +96,7 @@ def credit_amount(full: Fraction, start: int, end: int, at: int, debit: Json | N
     left = share_left(start, end, at)
     by_price = round_half_away(full * left)
     by_debit = round_half_away(Fraction(debit["rate"]) * left)
-    return max(0, min(by_price, by_debit, debit["amount"]))
+    return max(0, min(by_price, by_debit, int(debit["amount"])))
 
 
 def debit_of(price_rate: Fraction, amount: int, start: int, end: int, **made_by: Any) -> Json:

@@ -171,7 +171,7 @@ class Transaction:
         self._dirty[doc["id"]] = None
         return doc
 
-    def find(self, kind: str, **filters: str) -> list[Json]:
+    def find(self, kind: str, **filters: Any) -> list[Json]:
         """Every object of a kind that matches, oldest first; see `scan` for the filters."""
         return list(self.scan(kind, newest_first=False, **filters))
 
@@ -182,7 +182,7 @@ class Transaction:
         newest_first: bool = True,
         below: int | None = None,
         above: int | None = None,
-        **filters: str,
+        **filters: Any,
     ) -> Iterator[Json]:
         """The objects of a kind that match, one by one, in order of creation.
 

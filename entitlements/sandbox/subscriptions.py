@@ -1,6 +1,7 @@
 """Subscriptions: their states, and everything that happens to them, asked for or by time.
 
-incomplete → active ⇄ past_due → canceled | unpaid; trialing → active; incomplete → incomplete_expired.
+incomplete → active ⇄ past_due → canceled | unpaid; trialing → active;
+incomplete → incomplete_expired.
 """
 
 from collections.abc import Iterator
@@ -9,11 +10,13 @@ from typing import Any
 
 import stripe
 
-from entitlements.sandbox import cards, changes, customers, invoices, payments, previews
+from entitlements.sandbox import cards, changes, customers, invoices, payments
 from entitlements.sandbox.catalog import plan_of
 from entitlements.sandbox.changes import Plan, Wanted
 from entitlements.sandbox.errors import Json, invalid, missing, not_covered
 from entitlements.sandbox.events import emit, now
+from entitlements.sandbox.intents import intent_of
+from entitlements.sandbox.periods import containing
 from entitlements.sandbox.routes import Call, endpoint
 from entitlements.sandbox.shapes import (
     PAGE,
@@ -27,6 +30,7 @@ from entitlements.sandbox.shapes import (
     shape,
 )
 from entitlements.sandbox.store import Transaction, make_id
+from entitlements.sandbox.upcoming import upcoming
 
 DAY = 86_400
 ENDED = ("canceled", "incomplete_expired")
@@ -130,7 +134,7 @@ def next_due(sub: Json) -> int | None:
         due.append(sub["cancel_at"])
     if sub["_pending"]:
         due.append(sub["_pending"]["expires_at"])
-    return min(due)
+    return int(min(due))
 
 
 def _notices(sub: Json) -> list[tuple[int, str]]:
@@ -248,7 +252,7 @@ def _first_anchor(tx: Transaction, p: Json, items: list[Json], at: int) -> int:
         raise invalid("billing_cycle_anchor must be in the future.", "billing_cycle_anchor")
     for item in items:
         recurring = changes.price_of(tx, item)["recurring"]
-        _, end = changes.containing(anchor, recurring, at)
+        _, end = containing(anchor, recurring, at)
         if anchor > end:
             raise invalid(
                 "billing_cycle_anchor cannot be later than the next natural billing date.",
@@ -744,6 +748,15 @@ def _invoice_settled(tx: Transaction, invoice: Json) -> None:
 invoices.SETTLED.append(_invoice_settled)
 
 
+def _end_all(tx: Transaction, customer: Json) -> None:
+    for sub in tx.find("subscription", customer=customer["id"]):
+        if sub["status"] not in ENDED:
+            end(tx, sub, now(tx, sub), "cancellation_requested")
+
+
+customers.DELETED.append(_end_all)
+
+
 def _settle_pending(tx: Transaction, sub: Json, invoice: Json, pending: Json) -> None:
     sub["_pending"] = None
     if invoice["status"] != "paid":
@@ -777,7 +790,7 @@ def standing(tx: Transaction, sub: Json) -> str:
 def _save_method(tx: Transaction, sub: Json, invoice: Json) -> None:
     if sub["payment_settings"]["save_default_payment_method"] != "on_subscription":
         return
-    intent = invoices.intent_of(tx, invoice)
+    intent = intent_of(tx, invoice)
     if intent and intent["payment_method"]:
         sub["default_payment_method"] = intent["payment_method"]
 
@@ -819,7 +832,7 @@ def _notify(tx: Transaction, sub: Json, kind: str) -> None:
         emit(tx, "customer.subscription.trial_will_end", sub)
     else:
         sub["_upcoming_for"] = min(item["current_period_end"] for item in sub["_items"])
-        emit(tx, "invoice.upcoming", previews.upcoming(tx, sub))
+        emit(tx, "invoice.upcoming", upcoming(tx, sub))
     keep(tx, sub)
 
 
@@ -861,7 +874,7 @@ def renew(tx: Transaction, sub: Json, at: int) -> None:
             return
         sub["status"] = "active"
     start = min(item["current_period_start"] for item in sub["_items"])
-    lines = renewal_lines(tx, sub, sub["_items"], at, bills_usage=not trial_ends)
+    lines = changes.renewal_lines(tx, sub, sub["_items"], at, bills_usage=not trial_ends)
     invoice = invoices.create(
         tx,
         customer,
@@ -880,20 +893,6 @@ def renew(tx: Transaction, sub: Json, at: int) -> None:
     if invoice["status"] == "open" and payments.attempt(tx, invoice) != payments.PAID:
         sub["status"] = "past_due"
         schedule_retry(tx, invoice)
-
-
-def renewal_lines(
-    tx: Transaction, sub: Json, items: list[Json], at: int, *, bills_usage: bool
-) -> list[Json]:
-    """Usage of the period that ended, then the next period; the items move on to it."""
-    lines = []
-    for item in items:
-        if item["current_period_end"] > at:
-            continue
-        if changes.is_metered(tx, item) and bills_usage:
-            lines.append(changes.usage_line(tx, sub, item, at))
-        lines += changes.begin_item_period(tx, sub, item, sub["billing_cycle_anchor"], at)
-    return lines
 
 
 def _cancels_without_method(tx: Transaction, sub: Json, customer: Json) -> bool:

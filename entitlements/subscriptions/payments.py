@@ -169,6 +169,10 @@ class PaymentProvider(Protocol):
 
     async def invoice(self, provider_id: str) -> ProviderInvoice | None: ...
 
+    async def client_secret(self, invoice_provider_id: str) -> str | None:
+        """What the provider's front-end library needs to go on paying an open invoice."""
+        ...
+
     async def invoices(self, customer_provider_id: str) -> tuple[ProviderInvoice, ...]:
         """The newest invoices of a customer, newest first, at most 100."""
         ...

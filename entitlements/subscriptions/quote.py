@@ -14,6 +14,7 @@ from entitlements.kernel.errors import ValidationFailed
 from entitlements.kernel.period import to_second
 from entitlements.kernel.signing import InvalidToken, Signer
 from entitlements.subscriptions.change import Authority, ChangePlan
+from entitlements.subscriptions.holdings import EntitlementChange
 from entitlements.subscriptions.lines import Line, LineDifference
 from entitlements.subscriptions.target import ChangeRequest
 
@@ -51,6 +52,7 @@ class Quote(msgspec.Struct, frozen=True, kw_only=True):
     due_now_exact: bool
     credit_applied_minor: int
     credit_balance_after_minor: int
+    entitlement_changes: tuple[EntitlementChange, ...]
     differences: tuple[LineDifference, ...] = ()
 
 

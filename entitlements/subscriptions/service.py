@@ -37,6 +37,7 @@ from entitlements.kernel.signing import Signer
 from entitlements.storage.unit_of_work import Database
 from entitlements.subscriptions import quote as quotes
 from entitlements.subscriptions.change import Authority, ChangePlan, Direction, plan_change
+from entitlements.subscriptions.holdings import entitlement_changes
 from entitlements.subscriptions.lines import (
     LineDifference,
     as_provided,
@@ -164,14 +165,22 @@ class ChangeService:
             due_now_exact=not plan.new_period,
             credit_applied_minor=due.credit_applied_minor,
             credit_balance_after_minor=due.credit_after_minor,
+            entitlement_changes=entitlement_changes(catalog, state, plan),
             differences=found,
         )
 
     # ── commits ──────────────────────────────────────────────────────────────
 
-    async def commit(self, caller: Caller, token: str, key: str) -> Committed:
-        """Do what a quote says, once per idempotency key."""
+    async def commit(
+        self, caller: Caller, token: str, key: str, *, bound_to: str | None = None
+    ) -> Committed:
+        """Do what a quote says, once per idempotency key.
+
+        `bound_to` is the customer of a caller who has only one: somebody else's quote is not found.
+        """
         claims = quotes.read_quote(self._signer, token)
+        if bound_to not in (None, claims.customer_id):
+            raise NotFound("customer", claims.customer_id)
         request_digest = hashlib.sha256(token.encode()).hexdigest()
         if repeated := await self._repeated(
             claims.customer_id, "commitChange", key, request_digest
@@ -552,10 +561,12 @@ class ChangeService:
         if found := differences(plan.lines, invoice.lines):
             log.error("invoice_differs", change=change.id, differences=msgspec.to_builtins(found))
 
-    async def abandon(self, caller: Caller, change_id: str, customer_id: str | None) -> Committed:
+    async def abandon(
+        self, caller: Caller, change_id: str, *, bound_to: str | None = None
+    ) -> Committed:
         """Give up an unsettled change, or undo a cancellation that is scheduled."""
         change = await self._change(change_id)
-        if customer_id is not None and change.customer_id != customer_id:
+        if bound_to not in (None, change.customer_id):
             raise NotFound("change", change_id)
         order, plan = await self._order_of(change)
         if change.status == "scheduled" and plan.direction is Direction.CANCELLATION:

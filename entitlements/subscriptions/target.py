@@ -17,6 +17,7 @@ from entitlements.catalog.model import (
 from entitlements.kernel.errors import Issue, ValidationFailed
 from entitlements.kernel.period import Interval
 from entitlements.pricing.quantities import first_bought
+from entitlements.pricing.selection import Selected, broken_relations, most_to_buy
 from entitlements.subscriptions.lines import slots_of
 from entitlements.subscriptions.state import (
     CustomerState,
@@ -240,29 +241,25 @@ class Target:
         return ids
 
     def _check_relations(self) -> None:
-        ids = self._ids_held()
-        for item in self.items[1:]:
-            package = self.package(item)
-            if not isinstance(package, AddOn):
-                continue
-            path = ("addOns", package.id)
-            if not package.fits(self.plan.id):
-                self._refuse(
-                    path, "DOES_NOT_FIT", f"{package.name} does not work with {self.plan.name}"
-                )
-            for missing in sorted(set(package.requires) - ids):
-                if missing in self.request.add_ons:
-                    self._refuse(("addOns", missing), "REQUIRED_BY", f"{package.name} requires it")
-                else:
-                    self._refuse(path, "REQUIRES", f"{package.name} requires {missing}")
-            for other in sorted(set(package.excludes) & ids):
-                self._refuse(path, "EXCLUDES", f"{package.name} cannot be held with {other}")
-            if package.max_quantity is not None and item.quantity > package.max_quantity:
-                self._refuse(
-                    (*path, "quantity"),
-                    "MAX_QUANTITY",
-                    f"at most {package.max_quantity} of {package.name} can be held",
-                )
+        """What may not be held together is refused, at what the request names of it."""
+        selected = [Selected(self.package(item), item.quantity) for item in self.items]
+        for broken in broken_relations(self.catalog, selected):
+            path, code = self._path_of(broken.package_id), broken.code
+            removed = self._removed_although_required_by(broken.package_id)
+            if code == "REQUIRES" and removed is not None:
+                path, code = ("addOns", removed), "REQUIRED_BY"
+            self._refuse(path, code, broken.message)
+
+    def _path_of(self, package_id: str) -> tuple[str, ...]:
+        for field, named in (("addOns", self.request.add_ons), ("bundles", self.request.bundles)):
+            if package_id in named:
+                return field, package_id
+        return ("planId",)
+
+    def _removed_although_required_by(self, package_id: str) -> str | None:
+        package = next(self.package(i) for i in self.items if i.package_id == package_id)
+        requires = package.requires if isinstance(package, AddOn) else ()
+        return next((other for other in requires if self.request.add_ons.get(other) == 0), None)
 
     def _quantities(self, levels_in_use: Mapping[str, int]) -> dict[str, int]:
         """The levels bought: as named, else as held, else the most of minimum, 1 and in use."""
@@ -277,13 +274,14 @@ class Target:
                 message = f"{feature_id!r} is not sold by quantity here"
                 self._refuse(("quantities", feature_id), "NOT_SOLD_BY_QUANTITY", message)
         held = self.held.quantities if self.held else {}
+        selected = [Selected(self.package(item), item.quantity) for item in self.items]
         chosen: dict[str, int] = {}
         for feature_id, (_, charge) in counted.items():
             assert feature_id is not None
             default = first_bought([charge], levels_in_use.get(feature_id, 0))
             quantity = self.request.quantities.get(feature_id, held.get(feature_id, default))
             path = ("quantities", feature_id, "quantity")
-            most = self._most_to_buy(feature_id)
+            most = most_to_buy(self.catalog, selected, feature_id)
             if not 0 <= quantity <= MAX_QUANTITY:
                 message = f"a quantity is from 0 to {MAX_QUANTITY}"
                 self._refuse(path, "QUANTITY_OUT_OF_RANGE", message)
@@ -291,23 +289,6 @@ class Target:
                 self._refuse(path, "OVER_LIMIT", f"at most {most} of {feature_id} can be bought")
             chosen[feature_id] = quantity
         return chosen
-
-    def _most_to_buy(self, feature_id: str) -> int | None:
-        """The largest limit that a held package sets on a level; None where there is no end."""
-        limits = [
-            entitlement.value
-            for item in self.items
-            for entitlement in self.package(item).entitlements
-            if entitlement.feature_id == feature_id and entitlement.value.limit is not None
-        ]
-        unlimited = any(
-            entitlement.feature_id == feature_id and entitlement.value.unlimited
-            for item in self.items
-            for entitlement in self.package(item).entitlements
-        )
-        if unlimited or not limits:
-            return None
-        return max(value.limit or 0 for value in limits)
 
     def _check_prices(self) -> None:
         """Every licensed charge has a price where the subscription is billed."""

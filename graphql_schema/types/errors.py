@@ -56,7 +56,7 @@ class PaymentProviderUnavailable(UserError):
     retry_after_seconds: int | None = strawberry.field(description="How long to wait, in seconds.")
 
 
-class _Handle(strawberry.ExceptionHandler[Any, Any]):
+class _Handle:
     """An exception of the kernel becomes the contract's type where the field's union has it."""
 
     def __init__(self, exception_type: type[errors.ServiceError], error_type: type) -> None:

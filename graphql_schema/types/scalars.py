@@ -6,7 +6,16 @@ from decimal import Decimal as ExactDecimal
 from typing import Any, NewType
 
 import strawberry
-from graphql import GraphQLError, IntValueNode, StringValueNode, ValueNode
+from graphql import (
+    FloatValueNode,
+    GraphQLError,
+    IntValueNode,
+    ListValueNode,
+    ObjectValueNode,
+    StringValueNode,
+    ValueNode,
+    value_from_ast_untyped,
+)
 from strawberry.types.scalar import ScalarDefinition
 
 from entitlements.kernel.period import format_instant, parse_instant
@@ -45,7 +54,7 @@ def _instant(value: Any) -> datetime:
 
 
 def _decimal(value: Any) -> ExactDecimal:
-    if isinstance(value, bool) or not isinstance(value, int | str | float):
+    if isinstance(value, bool) or not isinstance(value, int | str | float | ExactDecimal):
         raise GraphQLError(f"Decimal cannot represent {value!r}")
     try:
         number = ExactDecimal(str(value))
@@ -56,6 +65,12 @@ def _decimal(value: Any) -> ExactDecimal:
     return number
 
 
+def _decimal_literal(node: ValueNode, _variables: Any = None) -> ExactDecimal:
+    if isinstance(node, IntValueNode | FloatValueNode | StringValueNode):
+        return _decimal(node.value)
+    raise GraphQLError("Decimal is written as a number or as a string", nodes=node)
+
+
 def _json(value: Any) -> Any:
     """JSON data as it is; a string that holds a JSON object or array is taken for it."""
     if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
@@ -64,6 +79,21 @@ def _json(value: Any) -> Any:
         except ValueError:
             return value
     return value
+
+
+def _json_literal(node: ValueNode, variables: Any = None) -> Any:
+    """JSON data written into the document: its numbers are exactly what is written."""
+    return _json(_data(node, variables))
+
+
+def _data(node: ValueNode, variables: Any) -> Any:
+    if isinstance(node, FloatValueNode):
+        return ExactDecimal(node.value)
+    if isinstance(node, ListValueNode):
+        return [_data(item, variables) for item in node.values]
+    if isinstance(node, ObjectValueNode):
+        return {field.name.value: _data(field.value, variables) for field in node.fields}
+    return value_from_ast_untyped(node, variables)
 
 
 SCALARS: dict[object, ScalarDefinition] = {
@@ -86,6 +116,7 @@ SCALARS: dict[object, ScalarDefinition] = {
         description="An exact decimal number, serialised as a string.",
         serialize=lambda value: format(value, "f"),
         parse_value=_decimal,
+        parse_literal=_decimal_literal,
     ),
     JSON: strawberry.scalar(
         name="JSON",
@@ -93,5 +124,6 @@ SCALARS: dict[object, ScalarDefinition] = {
         specified_by_url="https://www.rfc-editor.org/rfc/rfc8259",
         serialize=lambda value: value,
         parse_value=_json,
+        parse_literal=_json_literal,
     ),
 }

@@ -1,0 +1,3 @@
+from entitlements.cli import main
+
+main()

@@ -1,0 +1,76 @@
+"""What a client sees of an error: our own by code and words, GraphQL's by code, others masked."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import structlog
+from graphql import GraphQLError
+from strawberry.extensions import SchemaExtension
+
+from entitlements.kernel.errors import (
+    Forbidden,
+    NotFound,
+    ServiceError,
+    Unauthenticated,
+    ValidationFailed,
+)
+
+log = structlog.get_logger()
+
+BAD_USER_INPUT = "BAD_USER_INPUT"
+INTERNAL = "INTERNAL"
+
+
+class CodedErrors(SchemaExtension):
+    """Gives every top-level error `extensions.code`, and hides what is not for the client."""
+
+    def on_operation(self) -> Iterator[None]:
+        yield
+        result = self.execution_context.result
+        errors = getattr(result, "errors", None)
+        if result is not None and errors:
+            context = self.execution_context.context
+            result.errors = [coded(error, getattr(context, "request_id", None)) for error in errors]
+
+
+def coded(error: GraphQLError, request_id: str | None) -> GraphQLError:
+    """The error as the client is told of it."""
+    original = error.original_error
+    while isinstance(original, GraphQLError) and original.original_error is not None:
+        original = original.original_error
+    if isinstance(original, ServiceError):
+        extensions: dict[str, Any] = {"code": _code(original)}
+        if isinstance(original, ValidationFailed):
+            extensions["issues"] = [
+                {"path": list(i.path), "code": i.code, "message": i.message}
+                for i in original.issues
+            ]
+        return _as(error, original.message, extensions)
+    if original is None or isinstance(original, GraphQLError):
+        return _as(error, error.message, {"code": BAD_USER_INPUT, **(error.extensions or {})})
+    log.error("internal_error", path=error.path, exc_info=original)
+    extensions = {"code": INTERNAL, "requestId": request_id}
+    return _as(error, "something went wrong on our side", extensions)
+
+
+def _code(error: ServiceError) -> str:
+    for kind, code in (
+        (ValidationFailed, BAD_USER_INPUT),
+        (NotFound, "NOT_FOUND"),
+        (Forbidden, "FORBIDDEN"),
+        (Unauthenticated, "UNAUTHENTICATED"),
+    ):
+        if isinstance(error, kind):
+            return code
+    return error.code
+
+
+def _as(error: GraphQLError, message: str, extensions: dict[str, Any]) -> GraphQLError:
+    return GraphQLError(
+        message,
+        nodes=error.nodes,
+        source=error.source,
+        positions=error.positions,
+        path=error.path,
+        extensions=extensions,
+    )

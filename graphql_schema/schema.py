@@ -1,0 +1,49 @@
+"""The schema: what the contract's roots are composed of.
+
+`python -m graphql_schema.schema` prints it; `schema.graphql` is its checked-in form.
+"""
+
+import strawberry
+from strawberry.schema.config import StrawberryConfig
+
+from graphql_schema.errors import CodedErrors
+from graphql_schema.mutations.changes import ChangeMutations
+from graphql_schema.mutations.customers import CustomerMutations
+from graphql_schema.mutations.proposals import ProposalMutations
+from graphql_schema.queries.audit import AuditQueries
+from graphql_schema.queries.catalog import CatalogQueries
+from graphql_schema.queries.customers import CustomerQueries
+from graphql_schema.queries.proposals import ProposalQueries
+from graphql_schema.queries.service import ServiceQueries
+from graphql_schema.types.catalog import AddOn, Bundle, Plan
+from graphql_schema.types.changes import QUOTE_HANDLERS
+from graphql_schema.types.errors import HANDLERS
+from graphql_schema.types.scalars import SCALARS
+
+
+@strawberry.type(description="Reading. Nothing here changes anything.")
+class Query(CatalogQueries, CustomerQueries, ProposalQueries, AuditQueries, ServiceQueries):
+    pass
+
+
+@strawberry.type(description="Changing. Each answers a union: what was done, or why not.")
+class Mutation(CustomerMutations, ChangeMutations, ProposalMutations):
+    pass
+
+
+class _Schema(strawberry.Schema):
+    def process_errors(self, errors: object, execution_context: object = None) -> None:
+        """Nothing is logged here: `CodedErrors` logs what is unexpected, once."""
+
+
+schema = _Schema(
+    query=Query,
+    mutation=Mutation,
+    types=[Plan, AddOn, Bundle],
+    extensions=[CodedErrors],
+    exception_handlers=[*HANDLERS, *QUOTE_HANDLERS],
+    config=StrawberryConfig(scalar_map=SCALARS),
+)
+
+if __name__ == "__main__":
+    print(schema.as_str())  # noqa: T201

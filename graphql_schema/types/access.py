@@ -1,0 +1,150 @@
+"""What a customer may do, and why or why not."""
+
+from datetime import datetime
+from typing import Self
+
+import strawberry
+
+from entitlements.access.service import Answer, Check
+from entitlements.catalog import model
+from entitlements.catalog.model import Catalog, GrantMode
+from entitlements.grants import sources
+from entitlements.grants.decide import DenialReason
+from entitlements.grants.merge import FeatureGrants
+from entitlements.grants.sources import GrantSourceKind
+from graphql_schema.types.catalog import (
+    EntitlementValue,
+    Feature,
+    Package,
+    entitlement_value_type,
+    feature_type,
+    package_type,
+)
+from graphql_schema.types.enums import describe_enum
+from graphql_schema.types.scalars import BigInt
+
+describe_enum(
+    DenialReason,
+    "Why not, in order of precedence: the first that applies is given.",
+    CUSTOMER_NOT_FOUND="There is no such customer.",
+    FEATURE_NOT_FOUND="There is no such feature.",
+    NO_ACTIVE_SUBSCRIPTION="Every subscription ended, or there never was one.",
+    SUBSCRIPTION_UNPAID="A subscription that would grant it is not paid.",
+    TRIAL_ENDED="A trial that ended without being bought granted it.",
+    REVOKED="An override took it away.",
+    NOT_ENTITLED="Nothing that is held grants it.",
+    VALUE_TOO_LOW="It is granted, but less of it than what is asked for.",
+    LIMIT_EXCEEDED="The limit would be passed.",
+)
+describe_enum(
+    GrantSourceKind,
+    "What kind of thing grants a feature.",
+    PLAN="The plan held.",
+    ADD_ON="An add-on held.",
+    BUNDLE="A component of a bundle held.",
+    TRIAL="Something on trial.",
+    OVERRIDE="Staff, by hand.",
+    FALLBACK="The free plan of those without a subscription with access.",
+)
+
+
+@strawberry.type(description="One thing that grants a feature, and what it contributes.")
+class GrantSource:
+    catalog: strawberry.Private[Catalog]
+    source: strawberry.Private[sources.GrantSource]
+
+    @strawberry.field(description="What kind of thing it is.")
+    def kind(self) -> GrantSourceKind:
+        return self.source.kind
+
+    @strawberry.field(description="The package, at the version whose entitlements hold.")
+    def package(self) -> Package | None:
+        found = self.source.package
+        return None if found is None else package_type(self.catalog, found)
+
+    @strawberry.field(description="How many of it: an ADD counts so often.")
+    def quantity(self) -> int:
+        return self.source.quantity
+
+    @strawberry.field(description="Whether it sets, adds to or replaces the value.")
+    def mode(self) -> GrantMode:
+        return self.source.mode
+
+    @strawberry.field(description="What one of it contributes.")
+    def value(self) -> EntitlementValue:
+        return entitlement_value_type(self.source.value)
+
+    @strawberry.field(description="When it ends, where that is known.")
+    def ends_at(self) -> datetime | None:
+        return self.source.ends_at
+
+
+def _source_types(catalog: Catalog, every: tuple[sources.GrantSource, ...]) -> list[GrantSource]:
+    return [GrantSource(catalog=catalog, source=source) for source in every]
+
+
+@strawberry.type(description="What a customer has of one feature.")
+class Entitlement:
+    feature: Feature = strawberry.field(description="The feature.")
+    value: EntitlementValue = strawberry.field(description="The value that holds.")
+    sources: list[GrantSource] = strawberry.field(description="Everything that grants it.")
+
+    @classmethod
+    def of(cls, catalog: Catalog, feature: model.Feature, granted: FeatureGrants) -> Self:
+        assert granted.value is not None
+        return cls(
+            feature=feature_type(feature),
+            value=entitlement_value_type(granted.value),
+            sources=_source_types(catalog, granted.sources),
+        )
+
+
+@strawberry.type(description="The answer to one check: yes, or no with exactly one reason.")
+class AccessDecision:
+    feature_id: strawberry.ID = strawberry.field(description="The feature asked about.")
+    allowed: bool = strawberry.field(description="May they do it now?")
+    reason: DenialReason | None = strawberry.field(description="Why not; null when allowed.")
+    over_limit: bool = strawberry.field(description="Allowed only because overage is.")
+    value: EntitlementValue | None = strawberry.field(description="What is granted, if anything.")
+    used: BigInt | None = strawberry.field(description="METERED: units used in the window.")
+    remaining: BigInt | None = strawberry.field(
+        description="METERED: units left; null where there is no limit."
+    )
+    warning: int | None = strawberry.field(description="The highest warnAtPercent reached.")
+    revision: BigInt = strawberry.field(description="The customer's revision answered from.")
+    sources: list[GrantSource] = strawberry.field(description="Everything that grants the feature.")
+
+    @classmethod
+    def of(cls, answer: Answer) -> Self:
+        decision = answer.decision
+        return cls(
+            feature_id=strawberry.ID(answer.check.feature_id),
+            allowed=decision.allowed,
+            reason=decision.reason,
+            over_limit=decision.over_limit,
+            value=None if decision.value is None else entitlement_value_type(decision.value),
+            used=_big(decision.used),
+            remaining=_big(decision.remaining),
+            warning=decision.warning,
+            revision=BigInt(answer.revision),
+            sources=_source_types(answer.catalog, decision.sources),
+        )
+
+
+def _big(number: int | None) -> BigInt | None:
+    return None if number is None else BigInt(number)
+
+
+@strawberry.input(description="One question of `accessMany`.")
+class AccessInput:
+    feature_id: strawberry.ID = strawberry.field(description="The feature asked about.")
+    quantity: BigInt | None = strawberry.field(
+        default=BigInt(1), description="METERED: how many more units; 1 where it is left out."
+    )
+    at_least: str | None = strawberry.field(
+        default=None, description="ENUM and NUMBER: the value needed."
+    )
+
+    def domain(self) -> Check:
+        quantity = 1 if self.quantity is None else self.quantity
+        return Check(self.feature_id, quantity, self.at_least)

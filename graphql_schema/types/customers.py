@@ -1,0 +1,316 @@
+"""Customers and what they hold."""
+
+from datetime import datetime
+
+import strawberry
+
+from entitlements.catalog.model import Catalog
+from entitlements.grants.merge import Grants
+from entitlements.kernel.period import Interval
+from entitlements.subscriptions import tables
+from entitlements.subscriptions.customers import CustomerView
+from entitlements.subscriptions.holdings import grants_of
+from entitlements.subscriptions.lines import Book, held_mrr_minor, slots_of
+from entitlements.subscriptions.state import (
+    Item,
+    SubscriptionStatus,
+    held_package,
+    held_plan,
+)
+from entitlements.subscriptions.state import Subscription as Held
+from graphql_schema.context import Info
+from graphql_schema.types.access import Entitlement
+from graphql_schema.types.catalog import (
+    FeatureQuantity,
+    Package,
+    Plan,
+    Product,
+    feature_type,
+    package_type,
+    product_type,
+)
+from graphql_schema.types.changes import (
+    Change,
+    ChangeConnection,
+    Invoice,
+    InvoiceConnection,
+    ScheduledChange,
+)
+from graphql_schema.types.enums import describe_enum
+from graphql_schema.types.money import Money, Period, money, period_type
+from graphql_schema.types.pages import After, First, PageInfo, page
+from graphql_schema.types.scalars import BigInt
+
+describe_enum(
+    SubscriptionStatus,
+    "Where a subscription stands; what it grants follows from it.",
+    INCOMPLETE="Its first invoice is not paid yet: it grants nothing.",
+    TRIALING="On trial: full access.",
+    ACTIVE="Paid: full access.",
+    PAST_DUE="A renewal was not paid: full access within the product's grace, then none.",
+    UNPAID="Given up after all retries: no access.",
+    PAUSED="Paused at the provider: no access.",
+    CANCELED="Ended.",
+)
+
+
+@strawberry.type(description="The card or account that is charged.")
+class PaymentMethod:
+    brand: str | None = strawberry.field(description="Such as visa.")
+    last4: str | None = strawberry.field(description="The last four digits.")
+    expires: str | None = strawberry.field(description="Month and year: 12/2030.")
+
+
+@strawberry.type(description="A package held, at its version.")
+class SubscriptionItem:
+    held: strawberry.Private[Item]
+    subscription: strawberry.Private[Held]
+    catalog: strawberry.Private[Catalog]
+
+    @strawberry.field(description="The item's id, `itm_…`.")
+    def id(self) -> strawberry.ID:
+        return strawberry.ID(self.held.id)
+
+    @strawberry.field(description="The package at the version whose price is paid.")
+    def package(self) -> Package:
+        return package_type(self.catalog, held_package(self.catalog, self.held))
+
+    @strawberry.field(description="How many of it.")
+    def quantity(self) -> int:
+        return self.held.quantity
+
+    @strawberry.field(description="Since when it is held.")
+    def started_at(self) -> datetime:
+        return self.held.started_at
+
+    @strawberry.field(description="Its licensed charges per interval.")
+    def recurring(self) -> Money:
+        slots = slots_of(self.catalog, [self.held], self.subscription.quantities)
+        book = Book(self.catalog, self.subscription.currency)
+        amount_minor = book.recurring(slots, self.subscription.interval)
+        return money(amount_minor, self.subscription.currency)
+
+    @strawberry.field(description="The version whose entitlements hold: the price's, or a later.")
+    def entitlements_version(self) -> int:
+        return self.held.entitlements_version
+
+
+@strawberry.type(description="A product held by a customer.")
+class Subscription:
+    held: strawberry.Private[Held]
+    view: strawberry.Private[CustomerView]
+    catalog: strawberry.Private[Catalog]
+
+    @strawberry.field(description="The subscription's id, `sub_…`.")
+    def id(self) -> strawberry.ID:
+        return strawberry.ID(self.held.id)
+
+    @strawberry.field(description="Whose it is.")
+    def customer(self) -> "Customer":
+        return Customer(view=self.view)
+
+    @strawberry.field(description="The product.")
+    def product(self) -> Product:
+        return product_type(self.catalog, self.catalog.products[self.held.product_id])
+
+    @strawberry.field(description="Where it stands.")
+    def status(self) -> SubscriptionStatus:
+        return self.held.status
+
+    @strawberry.field(description="The plan, at the version held.")
+    def plan(self) -> Plan:
+        found = held_plan(self.catalog, self.held)
+        assert found is not None
+        plan = package_type(self.catalog, found[1])
+        assert isinstance(plan, Plan)
+        return plan
+
+    @strawberry.field(description="How often it is billed.")
+    def interval(self) -> Interval:
+        return self.held.interval
+
+    @strawberry.field(description="ISO 4217, lower case.")
+    def currency(self) -> str:
+        return self.held.currency
+
+    @strawberry.field(description="The plan, the add-ons and the bundles held.")
+    def items(self) -> list[SubscriptionItem]:
+        return [
+            SubscriptionItem(held=item, subscription=self.held, catalog=self.catalog)
+            for item in self.held.items
+        ]
+
+    @strawberry.field(description="Seats and other levels bought.")
+    def quantities(self) -> list[FeatureQuantity]:
+        return [
+            FeatureQuantity(
+                feature=feature_type(self.catalog.feature(feature_id)), quantity=BigInt(quantity)
+            )
+            for feature_id, quantity in self.held.quantities.items()
+        ]
+
+    @strawberry.field(description="The billing period that runs now.")
+    def current_period(self) -> Period:
+        return period_type(self.held.period)
+
+    @strawberry.field(description="Since when.")
+    def started_at(self) -> datetime:
+        return self.held.started_at
+
+    @strawberry.field(description="The end of its trial, if it is or was on trial.")
+    def trial_ends_at(self) -> datetime | None:
+        return self.held.trial_ends_at
+
+    @strawberry.field(description="When it ends, if it was cancelled.")
+    def cancel_at(self) -> datetime | None:
+        return self.held.cancel_at
+
+    @strawberry.field(description="Until when it keeps its access while it is past due.")
+    def grace_ends_at(self) -> datetime | None:
+        return self.held.grace_ends_at(self.catalog.products[self.held.product_id].policy)
+
+    @strawberry.field(description="Changes that wait for their instant, the next one first.")
+    async def scheduled_changes(self, info: Info) -> list[ScheduledChange]:
+        rows = await info.context.services.customers.scheduled_changes(self.view.row.id)
+        return [ScheduledChange.of(row) for row in rows if row.subscription_id == self.held.id]
+
+    @strawberry.field(description="Its licensed charges per interval.")
+    def recurring(self) -> Money:
+        slots = slots_of(self.catalog, self.held.items, self.held.quantities)
+        amount_minor = Book(self.catalog, self.held.currency).recurring(slots, self.held.interval)
+        return money(amount_minor, self.held.currency)
+
+    @strawberry.field(description="Monthly recurring revenue: a year's charges ÷ 12.")
+    def mrr(self) -> Money:
+        return money(held_mrr_minor(self.catalog, self.held), self.held.currency)
+
+
+@strawberry.type(description="Somebody who buys, known by the id that you gave them.")
+class Customer:
+    view: strawberry.Private[CustomerView]
+
+    @property
+    def _row(self) -> tables.CustomerRow:
+        return self.view.row
+
+    async def _grants(self, info: Info) -> tuple[Catalog, Grants]:
+        catalog = await info.context.catalog()
+        return catalog, grants_of(catalog, self.view.state, info.context.now)
+
+    @strawberry.field(description="Your own id of the customer.")
+    def id(self) -> strawberry.ID:
+        return strawberry.ID(self._row.id)
+
+    @strawberry.field(description="The name, for people.")
+    def name(self) -> str | None:
+        return self._row.name
+
+    @strawberry.field(description="Where the payment provider sends receipts.")
+    def email(self) -> str | None:
+        return self._row.email
+
+    @strawberry.field(description="ISO 4217, lower case; fixed when the customer is created.")
+    def currency(self) -> str:
+        return self._row.currency
+
+    @strawberry.field(description="When the customer was created.")
+    def created_at(self) -> datetime:
+        return self._row.created_at
+
+    @strawberry.field(description="The id at the payment provider; null but for staff.")
+    def provider_id(self, info: Info) -> str | None:
+        return self._row.provider_id if info.context.may_see_provider_ids else None
+
+    @strawberry.field(description="Rises with every change of the customer; usage does not count.")
+    def revision(self) -> BigInt:
+        return BigInt(self._row.revision)
+
+    @strawberry.field(description="Live subscriptions, one a product at most.")
+    async def subscriptions(self, info: Info) -> list[Subscription]:
+        catalog = await info.context.catalog()
+        return [
+            Subscription(held=held, view=self.view, catalog=catalog)
+            for held in self.view.state.subscriptions
+            if held.live
+        ]
+
+    @strawberry.field(description="The live subscription of a product, if there is one.")
+    async def subscription(self, info: Info, product_id: strawberry.ID) -> Subscription | None:
+        held = self.view.state.live(product_id)
+        if held is None:
+            return None
+        return Subscription(held=held, view=self.view, catalog=await info.context.catalog())
+
+    @strawberry.field(description="Everything that the customer may do, with where it comes from.")
+    async def entitlements(self, info: Info) -> list[Entitlement]:
+        catalog, grants = await self._grants(info)
+        return [
+            Entitlement.of(catalog, feature, grants.of(feature.id))
+            for feature in catalog.features.values()
+            if grants.of(feature.id).value is not None
+        ]
+
+    @strawberry.field(description="Changes, newest first.")
+    async def changes(self, info: Info, first: First = 50, after: After = None) -> ChangeConnection:
+        customers = info.context.services.customers
+
+        async def load(*, first: int, after: str | None) -> list[tables.ChangeRow]:
+            return list(await customers.changes(self._row.id, first=first, after=after))
+
+        rows, page_info = await page(load, first, after, cursor=lambda row: row.id)
+        return ChangeConnection(nodes=[Change(row=row) for row in rows], page_info=page_info)
+
+    @strawberry.field(description="Invoices, newest first, as the payment provider has them.")
+    async def invoices(
+        self, info: Info, first: First = 50, after: After = None
+    ) -> InvoiceConnection:
+        customers = info.context.services.customers
+
+        async def load(*, first: int, after: str | None) -> list[tables.InvoiceRow]:
+            return list(await customers.invoices(self._row.id, first=first, after=after))
+
+        rows, page_info = await page(load, first, after, cursor=lambda row: row.id)
+        catalog = await info.context.catalog()
+        held = {s.id: s for s in self.view.state.subscriptions}
+        nodes = [
+            Invoice(
+                row=row,
+                catalog=catalog,
+                held=Subscription(held=found, view=self.view, catalog=catalog)
+                if (found := held.get(row.subscription_id or ""))
+                else None,
+            )
+            for row in rows
+        ]
+        return InvoiceConnection(nodes=nodes, page_info=page_info)
+
+    @strawberry.field(description="What is charged; null where none is saved.")
+    def payment_method(self) -> PaymentMethod | None:
+        row = self._row
+        if row.payment_method_id is None:
+            return None
+        return PaymentMethod(brand=row.card_brand, last4=row.card_last4, expires=row.card_expires)
+
+    @strawberry.field(
+        description="Credit held at the provider, taken from the next invoices; "
+        "negative: carried over to them."
+    )
+    def credit_balance(self) -> Money:
+        return money(self._row.credit_balance_minor, self._row.currency)
+
+
+@strawberry.type(description="A page of customers, newest first.")
+class CustomerConnection:
+    nodes: list[Customer] = strawberry.field(description="The customers.")
+    page_info: PageInfo = strawberry.field(description="Whether and where there is more.")
+
+
+@strawberry.type(description="The customer as they are now.")
+class CustomerPayload:
+    customer: Customer = strawberry.field(description="The customer.")
+
+
+@strawberry.type(description="A token that a front end may carry: it sees this customer only.")
+class CustomerToken:
+    token: str = strawberry.field(description="For `Authorization: Bearer …`. Shown this once.")
+    expires_at: datetime = strawberry.field(description="From when on it is refused.")
