@@ -1,1 +1,49 @@
-PY := .venv/bin/python
+# `make` lists the targets. Nothing but Python 3.11+ and make is assumed.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+PORT ?= 8000
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: .venv/run ## Serve the demo on 127.0.0.1:8000, its data in ./var
+	@exec $(BIN)/entitlements demo --port $(PORT)
+
+test: .venv/dev ## Run every test, on SQLite and PostgreSQL
+	$(BIN)/pytest -n auto
+
+check: .venv/dev ## Lint, types, the house's import rules, the lock
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+lock: .venv/dev ## Write the lock files anew from pyproject.toml
+	$(BIN)/uv pip compile $(UPGRADE) $(LOCK) pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile $(UPGRADE) $(LOCK) --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+LOCK := -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
+
+schema: .venv/dev ## Write graphql_schema/schema.graphql anew
+	$(BIN)/python -m graphql_schema.schema > graphql_schema/schema.graphql
+
+wheel: .venv/dev ## Build the wheel into ./dist
+	$(BIN)/python -m build --wheel --no-isolation
+
+clean: ## Remove what was installed and built; the demo's data in ./var stays
+	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make run PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+
+.venv/run: requirements.lock pyproject.toml | .venv/bin/python
+	$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/pip install -q --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+.venv/dev: requirements-dev.lock .venv/run
+	$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@touch $@
+
+.PHONY: help run test check lock schema wheel clean

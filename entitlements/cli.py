@@ -102,13 +102,11 @@ def _announce(*, empty: bool) -> Callable[[str, str, demos.DemoState], None]:
     def announce(url: str, sandbox_url: str, state: demos.DemoState) -> None:
         settings = load_settings()
         admin_key = settings.admin_key.get_secret_value() or state.admin_key
-        table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-        table.add_row("GraphQL", f"{url}/graphql")
-        table.add_row("Sandbox", sandbox_url)
-        for role, key in {"admin": admin_key, **state.keys}.items():
-            table.add_row(f"{role} key", key)
+        rows = {"GraphQL": f"{url}/graphql", "Sandbox": sandbox_url, "admin key": admin_key}
+        rows |= {f"{role} key": key for role, key in state.keys.items()}
         plain = Console(soft_wrap=True, highlight=False)
-        plain.print(table)
+        for name, value in rows.items():
+            plain.print(f"{name:16} {value}")
         query = (
             '{"query": "{ catalog { revision } }"}'
             if empty

@@ -65,6 +65,7 @@ async def _provider_errors() -> AsyncIterator[None]:
             "the payment provider takes no more requests for now", _retry_after(error)
         ) from error
     except (stripe.APIConnectionError, stripe.APIError) as error:
+        log.warning("stripe_unavailable", status=error.http_status, error=str(error))
         raise PaymentProviderUnavailable("the payment provider cannot be reached", 5) from error
     except (stripe.AuthenticationError, stripe.PermissionError) as error:
         log.error("stripe_refuses_our_key", error=type(error).__name__)
@@ -188,7 +189,7 @@ class StripeProvider:
                 params["subscription"] = order.subscription_provider_id
                 details |= self._proration(order)
                 if order.new_period:
-                    details["billing_cycle_anchor"] = "now"
+                    details["billing_cycle_anchor"] = {"type": "now"}
             invoice = await self._client.v1.invoices.create_preview_async(params)  # type: ignore[arg-type]
             return await self._invoice(invoice)
 

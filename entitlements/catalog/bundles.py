@@ -227,4 +227,4 @@ def _blocks(charge: Charge, quantity: int) -> Iterable[int]:
     if charge.package_size is None:
         return []
     block = (quantity - charge.included) // charge.package_size
-    return [charge.included + n * charge.package_size for n in (block, block + 1)]
+    return [charge.included + n * charge.package_size for n in (block - 1, block, block + 1)]

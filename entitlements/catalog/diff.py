@@ -4,7 +4,7 @@ Both sides are written out as trees in the terms of the document, each thing und
 compared: a part that only one side has is one difference, whole.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from enum import StrEnum
 from fractions import Fraction
@@ -331,37 +331,48 @@ def probable_renames(before: Catalog | Draft, after: Catalog | Draft) -> list[Is
     An id is a name for ever. Changing it retires the one and sells another, so that its holders
     are left behind, which is seldom meant.
     """
-    return [
-        *_alike(_packages(before), _packages(after)),
-        *_alike(_features(before), _features(after)),
-    ]
+    return [*_renamed_packages(before, after), *_renamed_features(before, after)]
 
 
-def _features(catalog: Catalog | Draft) -> dict[tuple[str, ...], _Tree]:
-    return {("features", id): _feature(feature) for id, feature in catalog.features.items()}
+def _renamed_features(before: Catalog | Draft, after: Catalog | Draft) -> Iterator[Issue]:
+    """A feature has too few terms to tell by: kind and name have to be the same."""
+    gone = {(f.kind, f.name): id for id, f in before.features.items() if id not in after.features}
+    for id, feature in after.features.items():
+        old = gone.get((feature.kind, feature.name))
+        if id not in before.features and old is not None:
+            yield _rename(("features", id), old)
 
 
-def _alike(
-    before: Mapping[tuple[str, ...], _Tree], after: Mapping[tuple[str, ...], _Tree]
-) -> Iterator[Issue]:
-    gone = {path: _terms(path, tree) for path, tree in before.items() if path not in after}
-    for new, tree in after.items():
-        candidates = [old for old in gone if old[:-1] == new[:-1]] if new not in before else []
+def _renamed_packages(before: Catalog | Draft, after: Catalog | Draft) -> Iterator[Issue]:
+    old_trees, new_trees = _packages(before), _packages(after)
+    gone = {path: _terms(path, old_trees[path]) for path in old_trees if path not in new_trees}
+    for new, tree in new_trees.items():
+        candidates = [old for old in gone if old[:-1] == new[:-1]] if new not in old_trees else []
         if not candidates:
             continue
         terms = _terms(new, tree)
         old = max(candidates, key=lambda path: _likeness(gone[path], terms))
-        same_name = before[old]["name"] == tree["name"]
-        if _likeness(gone[old], terms) >= (Fraction(1, 2) if same_name else RENAME_LIKENESS):
-            words = (
-                f"{old[-1]!r} goes and {new[-1]!r} comes with much the same content; if that is a"
-                f" rename, keep the id {old[-1]!r}, so that its holders stay with it"
-            )
-            yield Issue(new, "PROBABLE_RENAME", words)
+        same_name = old_trees[old]["name"] == tree["name"]
+        if _are_alike(gone[old], terms, Fraction(1, 2) if same_name else RENAME_LIKENESS):
+            yield _rename(new, old[-1])
+
+
+def _rename(path: tuple[str, ...], old_id: str) -> Issue:
+    words = (
+        f"{old_id!r} goes and {path[-1]!r} comes with much the same content; if that is a rename,"
+        f" keep the id {old_id!r}, so that its holders stay with it"
+    )
+    return Issue(path, "PROBABLE_RENAME", words)
+
+
+def _are_alike(old: frozenset[Any], new: frozenset[Any], least: Fraction) -> bool:
+    """Much the same terms, at least half of what is granted among them."""
+    granted = [frozenset(t for t in terms if t[0] == "entitlements") for terms in (old, new)]
+    return _likeness(old, new) >= least and _likeness(*granted) >= Fraction(1, 2)
 
 
 def _terms(path: tuple[str, ...], tree: _Tree) -> frozenset[tuple[str, ...]]:
-    """Each term of a package or feature with its path inside, as text; wording left out."""
+    """Each term of a package with its path inside, as text; wording left out."""
     return frozenset(leaf[len(path) :] for leaf in _leaves(path, tree))
 
 

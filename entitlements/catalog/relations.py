@@ -19,10 +19,14 @@ class Members(msgspec.Struct, frozen=True):
     plan_ids: frozenset[str]
     add_on_ids: frozenset[str]
     bundle_ids: frozenset[str]
+    requires: dict[str, frozenset[str]]
+    excludes: dict[str, frozenset[str]]
+    works_with: dict[str, frozenset[str]]  # those that do not work with every plan
 
 
 def members_of(product: ProductShape, path: Path, raw: Any) -> Members:
     """`raw` is the product as it was given, with the packages that are not well formed."""
+    add_ons = [shape for _, shape in present(product.add_ons, ())]
     return Members(
         plans={s.id: (at, s) for at, s in present(product.plans, (*path, "plans"))},
         add_ons={s.id: (at, s) for at, s in present(product.add_ons, (*path, "add_ons"))},
@@ -30,7 +34,14 @@ def members_of(product: ProductShape, path: Path, raw: Any) -> Members:
         plan_ids=declared_ids(raw, "plans"),
         add_on_ids=declared_ids(raw, "add_ons"),
         bundle_ids=declared_ids(raw, "bundles"),
+        requires={a.id: _names(a.requires) for a in add_ons},
+        excludes={a.id: _names(a.excludes) - {a.id} for a in add_ons},
+        works_with={a.id: _names(a.works_with) for a in add_ons if a.works_with is not None},
     )
+
+
+def _names(listed: list[str]) -> frozenset[str]:
+    return frozenset(id for _, id in present(listed, ()))
 
 
 def declared_ids(raw: Any, key: str) -> frozenset[str]:
@@ -51,7 +62,7 @@ def check_relations(members: Members, report: Report) -> None:
         _check_base(path, plan, members, report)
     for path, add_on in members.add_ons.values():
         _check_references(path, add_on, members, report)
-    needed = {id: _closure(id, members) for id in members.add_ons}
+    needed = {id: _closure(id, members.requires) for id in members.add_ons}
     for path, add_on in members.add_ons.values():
         _check_requirements(path, add_on, needed, members, report)
     for path, bundle in members.bundles.values():
@@ -71,9 +82,9 @@ def _check_base(path: Path, plan: PlanShape, members: Members, report: Report) -
     at = (*path, "extends")
     if plan.extends not in members.plan_ids:
         report.add(at, "NOT_FOUND", f"there is no plan {plan.extends!r} in the product")
-    elif plan.id in bases(plan.id, members):
-        chain = " → ".join((plan.id, *bases(plan.id, members)))
-        report.add(at, "CYCLE", f"plans extend each other in a circle: {chain}")
+    elif plan.id in (chain := bases(plan.id, members)):
+        words = " → ".join((plan.id, *chain[:9])) + (" → …" if len(chain) > 9 else "")
+        report.add(at, "CYCLE", f"plans extend each other in a circle: {words}")
 
 
 def bases(plan_id: str, members: Members) -> list[str]:
@@ -106,17 +117,14 @@ def _check_references(path: Path, add_on: AddOnShape, members: Members, report: 
                 report.add(at, "ITSELF", f"{id!r} cannot name itself")
 
 
-def _closure(add_on_id: str, members: Members) -> frozenset[str]:
+def _closure(add_on_id: str, requires: Mapping[str, frozenset[str]]) -> frozenset[str]:
     """Every add-on that has to be held with this one; itself only where there is a circle."""
-    found: set[str] = set()
-    open_ids = [add_on_id]
-    while open_ids:
-        _, add_on = members.add_ons.get(open_ids.pop(), (None, None))
-        named = present(add_on.requires, ()) if add_on else ()
-        new = {id for _, id in named} - found
+    found: frozenset[str] = _NO
+    new = requires[add_on_id]
+    while new:
         found |= new
-        open_ids += new
-    return frozenset(found)
+        new = frozenset().union(*(requires.get(id, _NO) for id in new)) - found
+    return found
 
 
 def _check_requirements(
@@ -140,13 +148,13 @@ def _check_requirements(
 
 
 def _check_excluded(path: Path, together: Iterable[str], members: Members, report: Report) -> None:
-    """None of what has to be held together may exclude another of it."""
+    """None of what is held together may exclude another of it; the first that does is named."""
     ids = frozenset(together)
     for id in sorted(ids & members.add_ons.keys()):
-        for _, other in present(members.add_ons[id][1].excludes, ()):
-            if other in ids and other != id:
-                words = f"{id!r} excludes {other!r}, and both are needed"
-                report.add(path, "EXCLUDED", words)
+        if clash := members.excludes[id] & ids:
+            words = f"{id!r} excludes {min(clash)!r}, and both are needed"
+            report.add(path, "EXCLUDED", words)
+            return
 
 
 def fitting_plans(package_ids: Iterable[str], members: Members) -> frozenset[str]:
@@ -158,8 +166,8 @@ def fitting_plans(package_ids: Iterable[str], members: Members) -> frozenset[str
     for id in package_ids:
         if id in members.plan_ids:
             fitting &= {id}
-        elif id in members.add_ons and members.add_ons[id][1].works_with is not None:
-            fitting &= {p for _, p in present(members.add_ons[id][1].works_with, ())}
+        elif id in members.works_with:
+            fitting &= members.works_with[id]
     return fitting
 
 

@@ -111,7 +111,7 @@ def _entitlement(
 
 _EXPECTED = {
     FeatureKind.BOOLEAN: "boolean: true or false is expected",
-    FeatureKind.NUMBER: "a number: at most 15 digits before the point and 12 after it are expected",
+    FeatureKind.NUMBER: "a number: a figure of at most 12 decimals is expected",
     FeatureKind.ENUM: "an enum: one of its values is expected",
     FeatureKind.METERED: "metered: a limit such as {limit: 5} or {unlimited: true} is expected",
 }

@@ -50,6 +50,7 @@ PRODUCTS_MAX = 200
 PACKAGES_PER_PRODUCT_MAX = 500
 CHARGES_MAX = 20  # per package: a subscription at the payment provider has at most 20 items
 TIERS_MAX = 100
+RELATIONS_MAX = 100  # add-ons that one requires, or excludes
 ENUM_VALUES_MAX = 100
 CURRENCIES_MAX = 100
 TRIAL_DAYS_MIN, TRIAL_DAYS_MAX = 14, 30
@@ -453,8 +454,12 @@ class AddOnShape(PackageShape):
     works_with: Items[Id] | None = Field(
         None, description="The plans it can be bought with; left out: every plan of the product."
     )
-    requires: Items[Id] = Field([], description="Add-ons that have to be held with it.")
-    excludes: Items[Id] = Field([], description="Add-ons that cannot be held with it.")
+    requires: Annotated[Items[Id], Field(max_length=RELATIONS_MAX)] = Field(
+        [], description="Add-ons that have to be held with it."
+    )
+    excludes: Annotated[Items[Id], Field(max_length=RELATIONS_MAX)] = Field(
+        [], description="Add-ons that cannot be held with it."
+    )
     max_quantity: Holdings | None = Field(None, description="The most one customer may hold.")
     entitlements: EntitlementsShape = _ENTITLEMENTS
     charges: Items[ChargeShape] = _CHARGES

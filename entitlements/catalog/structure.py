@@ -17,6 +17,7 @@ from entitlements.catalog.schema import DROPPED, KNOWN_KEYS, UNION_TAGS, Catalog
 from entitlements.catalog.source import DEPTH_MAX, NODES_MAX, Path
 from entitlements.kernel.errors import Issue, ValidationFailed
 
+HINTS_MAX = 100  # looking for what was meant takes its time
 _ROUNDS_MAX = 2 * DEPTH_MAX  # each cuts at least one level further up
 
 # Kinds of pydantic's mistakes, as codes of ours with their words. Its other ones keep its words.
@@ -79,12 +80,13 @@ def decode(raw: Any) -> Structure:
 
 
 def _mistakes(error: ValidationError) -> Iterable[Issue]:
-    for mistake in error.errors(include_url=False, include_context=True, include_input=False):
+    found = error.errors(include_url=False, include_context=True, include_input=False)
+    for i, mistake in enumerate(found):
         keys = mistake["loc"]
         keys = keys[:-1] if keys and keys[-1] == "[key]" else keys
         if mistake["type"] == "extra_forbidden":
             path = (*_without_tags(keys[:-1]), str(keys[-1]))
-            yield Issue(path, "UNKNOWN_KEY", _unknown_key(path[-1]))
+            yield Issue(path, "UNKNOWN_KEY", _unknown_key(path[-1], hint=i < HINTS_MAX))
         else:
             context = mistake.get("ctx", {})
             path = _without_tags(keys)
@@ -103,10 +105,10 @@ def _code_and_words(kind: str, words: str, context: Mapping[str, Any]) -> tuple[
     return code, template.format_map(context) if kind in _CODES else template
 
 
-def _unknown_key(key: str) -> str:
-    close = get_close_matches(key[:64], KNOWN_KEYS, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close and close[0] != key else ""
-    return f"the key {key[:64]!r} is not known here{hint}"
+def _unknown_key(key: str, *, hint: bool) -> str:
+    words = f"the key {key[:64]!r} is not known here"
+    close = get_close_matches(key[:64], KNOWN_KEYS, n=1) if hint else []
+    return f"{words}; did you mean {close[0]!r}?" if close and close[0] != key else words
 
 
 def _cut(data: Any, issue: Issue) -> bool:

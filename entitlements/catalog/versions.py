@@ -264,11 +264,22 @@ def check_against(draft: Draft, base: Catalog, held_version_ids: Iterable[str]) 
     for package in held:
         for feature_id in _features_of(package):
             users.setdefault(feature_id, []).append(package)
+    owners = _products_by_feature(draft)
     return [
         issue
         for feature_id, packages in sorted(users.items())
-        for issue in _held_feature(base.feature(feature_id), draft, packages)
+        for issue in _held_feature(
+            base.feature(feature_id), draft, packages, owners.get(feature_id, frozenset())
+        )
     ]
+
+
+def _products_by_feature(draft: Draft) -> dict[str, frozenset[str]]:
+    found: dict[str, frozenset[str]] = {}
+    for package in draft.packages.values():
+        for feature_id in _features_of(package):
+            found[feature_id] = found.get(feature_id, frozenset()) | {package.product_id}
+    return found
 
 
 def _features_of(package: AnyPackage) -> frozenset[str]:
@@ -276,7 +287,10 @@ def _features_of(package: AnyPackage) -> frozenset[str]:
     return frozenset(granted | {c.quantity_feature for c in package.charges if c.quantity_feature})
 
 
-def _held_feature(before: Feature, draft: Draft, held: list[AnyPackage]) -> Iterator[Issue]:
+def _held_feature(
+    before: Feature, draft: Draft, held: list[AnyPackage], owners: frozenset[str]
+) -> Iterator[Issue]:
+    """What becomes of one feature that these held packages use."""
     path, who = ("features", before.id), ", ".join(p.version_id for p in held[:5])
     after = draft.features.get(before.id)
     if after is None:
@@ -293,14 +307,10 @@ def _held_feature(before: Feature, draft: Draft, held: list[AnyPackage]) -> Iter
     if missing or kept != [value for value in before.values if value in after.values]:
         words = f"customers hold {who}; values they have stay listed, and in their order"
         yield Issue((*path, "values"), "FEATURE_CHANGED", words)
-    owner = _metered_in(before.id, draft) - {p.product_id for p in held}
-    if before.kind is FeatureKind.METERED and owner:
-        words = f"customers hold {who}; it cannot be metered in {min(owner)!r} as well"
+    others = owners - {p.product_id for p in held}
+    if before.kind is FeatureKind.METERED and others:
+        words = f"customers hold {who}; it cannot be metered in {min(others)!r} as well"
         yield Issue(path, "METERED_IN_TWO_PRODUCTS", words)
-
-
-def _metered_in(feature_id: str, draft: Draft) -> set[str]:
-    return {p.product_id for p in draft.packages.values() if feature_id in _features_of(p)}
 
 
 # Storing

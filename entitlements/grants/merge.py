@@ -120,8 +120,8 @@ def resolve(
     tried = _if_tried(catalog, holdings, counting, at)
     features = {}
     for feature_id in {*counting, *unpaid, *tried}:
-        feature = catalog.features.get(feature_id)
-        if feature is not None:
+        feature = catalog.features.get(feature_id) or catalog.retired_features.get(feature_id)
+        if feature is not None:  # an override may outlive its feature
             every = counting.get(feature_id, [])
             features[feature_id] = FeatureGrants(
                 value=merge(feature, every),

@@ -48,7 +48,10 @@ def parse_instant(text: str) -> datetime:
     at = datetime.fromisoformat(text)
     if at.tzinfo is None:
         raise ValueError("an instant needs an offset, such as Z")
-    return at.astimezone(UTC)
+    try:
+        return at.astimezone(UTC)
+    except OverflowError as error:  # 0001-01-01T00:00:00+01:00 is in no year that there is
+        raise ValueError("the instant is out of range") from error
 
 
 def format_instant(at: datetime) -> str:

@@ -148,7 +148,7 @@ class _Task:
             total += cost
         values = granted_values(catalog, items, bought)
         for feature_id, wanted in self.values.items():
-            if not at_least(catalog.features[feature_id], values.get(feature_id), wanted):
+            if not at_least(catalog.feature(feature_id), values.get(feature_id), wanted):
                 return None
         return Offer(tuple(items), bought, total)
 
@@ -298,9 +298,9 @@ def _least_rest(gaps: tuple[int, ...], steps: Sequence[_Step]) -> int | None:
 class _Search:
     """Branch and bound over the options beside one base. `best` is None if nothing is cheaper.
 
-    A *requirement* is one thing that the base does not give, with a gap in units: 1 for what is
-    had or not, the missing units for a limit. Covering every gap is necessary, not sufficient;
-    each full set is evaluated with the real rules.
+    A *gap* is one thing that the base does not give, in units: 1 for what is had or not, the
+    missing units for a limit. Closing every gap is necessary, not sufficient; each full set is
+    evaluated with the real rules.
     """
 
     def __init__(self, task: _Task, base: tuple[Selected, ...], max_nodes: int) -> None:
@@ -357,8 +357,8 @@ class _Search:
         held = granted_values(catalog, self.base, dict.fromkeys(counting, 0))
         for feature_id, wanted in task.values.items():
             has = held.get(feature_id)
-            if catalog.features[feature_id].kind is not FeatureKind.METERED:
-                if not at_least(catalog.features[feature_id], has, wanted):
+            if catalog.feature(feature_id).kind is not FeatureKind.METERED:
+                if not at_least(catalog.feature(feature_id), has, wanted):
                     gaps[feature_id, "value"] = 1
                 continue
             if has and has.unlimited:
@@ -468,7 +468,7 @@ class _Search:
 
     def _cover_of(self, value: EntitlementValue, feature_id: str, aspect: str, times: int) -> int:
         if aspect == "value":
-            feature = self.task.market.catalog.features[feature_id]
+            feature = self.task.market.catalog.feature(feature_id)
             return int(at_least(feature, value, self.task.values[feature_id]))
         if aspect == "overage":
             return int(bool(value.overage or value.unlimited))

@@ -112,9 +112,8 @@ def granted_values(
         sets[feature_id].append(EntitlementValue(limit=quantity))
     together = {}
     for feature_id in sorted({*sets, *adds}):
-        feature = catalog.features.get(feature_id)
-        value = feature and combine(feature, sets[feature_id], adds[feature_id])
-        if value:
+        value = combine(catalog.feature(feature_id), sets[feature_id], adds[feature_id])
+        if value is not None:
             together[feature_id] = value
     return together
 

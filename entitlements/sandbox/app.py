@@ -316,7 +316,7 @@ def _idempotency_error(message: str) -> StripeError:
 def _route_of(method: str, path: str) -> tuple[Route, dict[str, str]]:
     path = path.rstrip("/") if path != "/" else path
     found = find_route(method, path)
-    if found is None:
+    if found is None or path.endswith("/search"):
         if any(known(path) for known in _sdk_paths()):
             raise not_covered(f"{method} {path}")
         raise StripeError(404, f"Unrecognized request URL ({method}: {path}).")

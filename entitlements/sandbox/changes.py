@@ -6,6 +6,7 @@ delta. Credits take back what was debited, never more. The billing anchor never 
 
 from datetime import UTC, datetime
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -24,6 +25,7 @@ from entitlements.sandbox.proration import (
 from entitlements.sandbox.store import Transaction, make_id
 
 MAX_ITEMS = 20
+MAX_QUANTITY = 1_000_000_000
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -140,8 +142,8 @@ def _change_item(tx: Transaction, item: Json, given: Json, name: str) -> None:
     metered = price["recurring"]["usage_type"] == "metered"
     if metered and "quantity" in given:
         raise invalid("Metered prices take no quantity.", f"{name}[quantity]")
-    if given.get("quantity", 0) < 0:
-        raise invalid("Invalid non-negative integer.", f"{name}[quantity]")
+    if not 0 <= given.get("quantity", 0) <= MAX_QUANTITY:
+        raise invalid(f"Must be between 0 and {MAX_QUANTITY}.", f"{name}[quantity]")
     item["quantity"] = None if metered else given.get("quantity", item["quantity"])
     if item["quantity"] is None and not metered:
         item["quantity"] = 1
@@ -394,6 +396,30 @@ def trial_line(tx: Transaction, sub: Json, item: Json, period: tuple[int, int]) 
     )
 
 
+# --- phases of a schedule
+
+
+def phase_after(schedule: Json, at: int) -> Json | None:
+    """The phase that begins when the current one ends at an instant."""
+    return next((phase for phase in schedule["phases"] if phase["start_date"] == at), None)
+
+
+def items_at_boundary(
+    tx: Transaction, items: list[Json], wanted: list[Json], at: int
+) -> tuple[list[Json], list[Json]]:
+    """A phase's items where all periods end, for the renewal to charge; and those that left."""
+    held = {item["price"]: dict(item) for item in items}
+    entered = []
+    for each in wanted:
+        item = held.pop(each["price"], None)
+        if item is None:
+            item = new_item(tx, {"price": each["price"]}, at, "items")
+            item |= {"current_period_start": at, "current_period_end": at, "_usage_from": at}
+        item["quantity"] = each["quantity"]
+        entered.append(item)
+    return entered, list(held.values())
+
+
 # --- usage, in arrears
 
 
@@ -448,7 +474,12 @@ def _terms(price: Json) -> str:
         return (
             f"at {price['unit_amount_decimal']} {price['currency'].upper()} minor units / {every}"
         )
-    return f"at {Money(price['unit_amount'], price['currency']).formatted()} / {every}"
+    return f"at {_formatted(price['unit_amount'], price['currency'])} / {every}"
+
+
+@lru_cache(1000)
+def _formatted(amount_minor: int, currency: str) -> str:
+    return Money(amount_minor, currency).formatted()
 
 
 def _day(at: int) -> str:

@@ -13,6 +13,8 @@ from entitlements.sandbox.shapes import PAGE, page, public, render, shape
 from entitlements.sandbox.store import Transaction, make_id
 
 _DAY = 86_400
+LATEST = 4_102_444_800
+"""The year 2100: clocks begin before it."""
 MAX_YEARS = 10
 """How far one call may advance a clock."""
 
@@ -50,7 +52,7 @@ def _render_clock(tx: Transaction, doc: Json) -> Json:
 )
 def create_clock(call: Call) -> Json:
     tx, p = call.tx, call.params
-    if p["frozen_time"] < 0:
+    if not 0 <= p["frozen_time"] <= LATEST:
         raise invalid("Invalid timestamp.", "frozen_time")
     clock = {
         "id": make_id("clock"),

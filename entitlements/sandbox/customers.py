@@ -215,8 +215,9 @@ def list_customers(call: Call) -> Json:
         return (
             in_range(customer["created"], p.get("created"))
             and p.get("email") in (None, customer["email"])
-            # Stripe leaves customers of test clocks out unless the clock is named.
-            and customer["test_clock"] == p.get("test_clock")
+            # Stripe leaves out those of test clocks unless the clock is named; that hides nearly
+            # everybody from a person looking into a sandbox.
+            and p.get("test_clock") in (None, customer["test_clock"])
         )
 
     return page(call.tx, "/v1/customers", "customer", p, keep)

@@ -34,6 +34,8 @@ from entitlements.sandbox.store import Transaction, make_id
 SETTLED: list[Callable[[Transaction, Json], None]] = []
 """Who wants to know that an invoice was paid, voided or given up (the subscriptions do)."""
 
+MAX_AMOUNT_MINOR = 999_999_999_999
+
 LINES_SHOWN = 10
 """How many lines an invoice carries itself; the rest is in its list of lines, as at Stripe."""
 
@@ -60,7 +62,7 @@ def _confirmation_secret(tx: Transaction, doc: Json) -> Json | None:
 )
 def _render_invoice(tx: Transaction, doc: Json) -> Json:
     lines = doc["_lines"]
-    shown = [render(tx, line) for line in lines[:LINES_SHOWN]]
+    shown = lines[:LINES_SHOWN]
     url = None
     if doc["status"] not in ("draft", None) and not doc["_preview"]:
         url = f"{tx.public_url}/invoice/{doc['_lookup']}"
@@ -89,6 +91,8 @@ def subscription_line(
     credits: Json | None = None,
 ) -> Json:
     """A line for one item of a subscription. `credits` is the debit that a credit takes back."""
+    if abs(amount) > MAX_AMOUNT_MINOR:
+        raise invalid(f"The amount of an item may not exceed {MAX_AMOUNT_MINOR}.", "items")
     line = _line(price["currency"], amount, period, description, sub["metadata"])
     credited = None
     if credits and credits.get("invoice"):
@@ -109,6 +113,7 @@ def subscription_line(
         "quantity": quantity,
         "quantity_decimal": None if quantity is None else str(quantity),
         "subscription": sub["id"],
+        "_credits": credits and credits["line"],
     }
     return line
 
@@ -338,13 +343,29 @@ def compose(
         "total_taxes": [],
         "webhooks_delivered_at": None,
         "_lookup": make_id("inv"),
-        "_lines": [line | {"invoice": id} for line in lines],
+        "_lines": _own(lines, id),
         "_parent": sub and sub["id"],
         "_preview": preview,
         "_intent": None,
         "_was_pending": [],
     }
     return invoice | fields
+
+
+def _own(lines: list[Json], invoice: str) -> list[Json]:
+    """The lines as one invoice's. A credit of a debit that had waited as well names it here."""
+    there = {line["id"] for line in lines}
+    owned = []
+    for line in lines:
+        mine = public(line) | {"invoice": invoice}
+        details = (line["parent"] or {}).get("subscription_item_details")
+        debit = line.get("_credits")
+        if details and debit in there and not details["proration_details"]["credited_items"]:
+            credited = {"invoice": invoice, "invoice_line_items": [debit]}
+            details = details | {"proration_details": {"credited_items": credited}}
+            mine["parent"] = line["parent"] | {"subscription_item_details": details}
+        owned.append(mine)
+    return owned
 
 
 def _parent_of(sub: Json, proration_date: int | None) -> Json:
@@ -542,8 +563,8 @@ def list_invoices(call: Call) -> Json:
 @endpoint("GET", "/v1/invoices/{id}/lines", "InvoiceLineItemListParams", PAGE)
 def list_lines(call: Call) -> Json:
     invoice = invoice_at(call)
-    lines = [render(call.tx, line) for line in invoice["_lines"]]
-    return page_of(f"/v1/invoices/{invoice['id']}/lines", "line_item", lines, call.params)
+    url = f"/v1/invoices/{invoice['id']}/lines"
+    return page_of(url, "line_item", invoice["_lines"], call.params)
 
 
 @endpoint(
@@ -743,7 +764,7 @@ def _add_to_draft(tx: Transaction, item: Json, invoice: Json) -> None:
         raise invalid("The invoice is in another currency.", "currency")
     before = render(tx, invoice)
     item["invoice"] = invoice["id"]
-    invoice["_lines"].append(line_of(item) | {"invoice": invoice["id"]})
+    invoice["_lines"] += _own([line_of(item)], invoice["id"])
     invoice["_was_pending"].append(item["id"])
     total = sum(line["amount"] for line in invoice["_lines"])
     customer = tx.need(invoice["customer"], "customer", "customer")

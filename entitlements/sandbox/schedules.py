@@ -26,6 +26,7 @@ from entitlements.sandbox.shapes import (
 from entitlements.sandbox.store import Transaction, make_id
 
 MAX_PHASES = 10
+MAX_INTERVALS = 1095
 
 plain_shape("subscription_schedule", stripe.SubscriptionSchedule)
 
@@ -252,6 +253,8 @@ def _end_of(tx: Transaction, wanted: Json, items: list[Json], start: int, name: 
         recurring = changes.price_of(tx, items[0])["recurring"]
         duration: Json = wanted.get("duration") or recurring
         count = duration.get("interval_count", 1)
+        if not 1 <= count <= MAX_INTERVALS:
+            raise invalid(f"Must be between 1 and {MAX_INTERVALS}.", f"{name}[duration]")
         end = step(start, {"interval": duration["interval"], "interval_count": count}, 1)
     if end <= start:
         raise invalid("A phase must end after it begins.", f"{name}[end_date]")
@@ -337,12 +340,10 @@ def list_schedules(call: Call) -> Json:
 def run_due(tx: Transaction, schedule: Json, at: int) -> None:
     """The current phase ends: enter the next, or end as the schedule says."""
     sub = tx.need(schedule["subscription"], "subscription")
-    phases = schedule["phases"]
-    current = next(i for i, phase in enumerate(phases) if phase["end_date"] == at)
-    if current + 1 == len(phases):
+    phase = changes.phase_after(schedule, at)
+    if phase is None:
         _end(tx, schedule, sub, at)
         return
-    phase = phases[current + 1]
     before = render(tx, schedule)
     schedule["current_phase"] = {"start_date": phase["start_date"], "end_date": phase["end_date"]}
     schedule["_due"] = phase["end_date"]
@@ -388,16 +389,8 @@ def _enter(tx: Transaction, sub: Json, phase: Json, at: int) -> None:
 def _enter_at_boundary(tx: Transaction, sub: Json, phase: Json, at: int) -> None:
     """No time is left of the old items: the renewal that is due now charges the new ones."""
     customer = customer_of(tx, sub["customer"])
-    held = {item["price"]: item for item in sub["_items"]}
-    items = []
-    for wanted in phase["items"]:
-        item = held.pop(wanted["price"], None)
-        if item is None:
-            item = changes.new_item(tx, {"price": wanted["price"]}, at, "items")
-            item |= {"current_period_start": at, "current_period_end": at, "_usage_from": at}
-        item["quantity"] = wanted["quantity"]
-        items.append(item)
-    for line in changes.usage_so_far(tx, sub, list(held.values()), at):
+    items, left = changes.items_at_boundary(tx, sub["_items"], phase["items"], at)
+    for line in changes.usage_so_far(tx, sub, left, at):
         invoices.pend(tx, customer, line)
     sub["_items"] = items
     if phase["billing_cycle_anchor"] == "phase_start":

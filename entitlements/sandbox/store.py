@@ -146,6 +146,7 @@ class Transaction:
         self.db = db
         self.wall = wall
         self.public_url = ""
+        self.hooks: list[Json] | None = None
         self.held: set[str] = set()  # subscriptions whose one event is yet to be written
         self.request: Json = {"id": None, "idempotency_key": None}
         self._known: dict[str, Json] = {}

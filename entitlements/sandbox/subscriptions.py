@@ -552,6 +552,8 @@ def apply(tx: Transaction, sub: Json, plan: Plan, metadata: Any) -> None:
         "metadata": merge_metadata(sub["metadata"], metadata),
     }
     at = now(tx, sub)
+    if sub["cancel_at_period_end"]:
+        sub["cancel_at"] = max(item["current_period_end"] for item in plan.items)
     if plan.trial_end and plan.trial_end > at:
         sub |= {"status": "trialing", "_trial_noticed": False}
     elif sub["status"] == "trialing":
@@ -888,7 +890,9 @@ def renew(tx: Transaction, sub: Json, at: int) -> None:
         period_end=at,
     )
     if sub["status"] == "unpaid":
-        return  # stays a draft until somebody finalizes it
+        invoice["auto_advance"] = False  # a draft until somebody finalizes it
+        tx.save(invoice)
+        return
     invoices.finalize(tx, invoice)
     if invoice["status"] == "open" and payments.attempt(tx, invoice) != payments.PAID:
         sub["status"] = "past_due"

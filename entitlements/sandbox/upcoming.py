@@ -34,12 +34,15 @@ def upcoming(
     items = [dict(item) for item in plan.items]
     at = min(item["current_period_end"] for item in items)
     after = dict(sub) | {"billing_cycle_anchor": plan.anchor, "_items": items}
+    left = _enter_phase(tx, after, at)
+    items = after["_items"]
     trialing = bool(plan.trial_end and plan.trial_end >= at and sub["status"] == "trialing")
     ends = _ends_by(sub, details, at)
     lines: list[Json] = []
     if not recurring:
         waiting = invoices.pending_items(tx, customer["id"], sub["id"])
         lines = [invoices.line_of(item) for item in waiting] + plan.prorations
+        lines += changes.usage_so_far(tx, after, left, at)
     if ends and not trialing:
         lines += changes.usage_so_far(tx, after, items, at)
     elif not ends:
@@ -61,6 +64,18 @@ def upcoming(
         proration_date=wanted.at if wanted and plan.prorations else None,
         next_payment_attempt=at,
     )
+
+
+def _enter_phase(tx: Transaction, sub: Json, at: int) -> list[Json]:
+    """Put a schedule's next phase in place if it begins at the renewal; answers what left."""
+    schedule = tx.get(sub["schedule"]) if sub["schedule"] else None
+    phase = changes.phase_after(schedule, at) if schedule else None
+    if phase is None or any(item["current_period_end"] != at for item in sub["_items"]):
+        return []
+    if phase["billing_cycle_anchor"] == "phase_start":
+        sub["billing_cycle_anchor"] = at
+    sub["_items"], left = changes.items_at_boundary(tx, sub["_items"], phase["items"], at)
+    return left
 
 
 def _ends_by(sub: Json, details: Json, at: int) -> bool:

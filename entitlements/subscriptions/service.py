@@ -96,6 +96,15 @@ class Committed(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: datetime | None = None
 
 
+class _Once(msgspec.Struct, frozen=True):
+    """What a caller's idempotency key names: one request of one mutation for one customer."""
+
+    customer_id: str
+    mutation: str
+    key: str
+    request_digest: str
+
+
 class ChangeService:
     def __init__(
         self,
@@ -115,11 +124,7 @@ class ChangeService:
 
     async def preview(self, caller: Caller, customer_id: str, request: ChangeRequest) -> Quote:
         """What a change would do and cost. Stores nothing."""
-        async with self._database.read() as session:
-            row = await session.get(CustomerRow, customer_id)
-            if row is None:
-                raise NotFound("customer", customer_id)
-            state = await load_state(session, row)
+        row, state = await self._loaded(customer_id)
         catalog = await self._catalog()
         return await self._quote(catalog, row, state, request, caller.authority)
 
@@ -181,13 +186,13 @@ class ChangeService:
         claims = quotes.read_quote(self._signer, token)
         if bound_to not in (None, claims.customer_id):
             raise NotFound("customer", claims.customer_id)
-        request_digest = hashlib.sha256(token.encode()).hexdigest()
-        if repeated := await self._repeated(
-            claims.customer_id, "commitChange", key, request_digest
-        ):
-            return repeated
-        await self._check_fresh(claims)
-        return await self._commit(caller, claims, "commitChange", key, request_digest)
+        once = _Once(claims.customer_id, "commitChange", key, _digest(token))
+
+        async def commit_quoted() -> Committed:
+            await self._check_fresh(claims)
+            return await self._commit(caller, claims, once)
+
+        return await self._do_once(once, commit_quoted)
 
     async def purchase_add_on(
         self,
@@ -201,15 +206,22 @@ class ChangeService:
     ) -> Committed:
         """One click: preview and commit in one, adding to what is held."""
         digest = _digest([add_on_id, quantity, max_due_now_minor])
-        if repeated := await self._repeated(customer_id, "purchaseAddOn", key, digest):
-            return repeated
+        once = _Once(customer_id, "purchaseAddOn", key, digest)
+
+        async def purchase() -> Committed:
+            quote = await self._quote_add_on(caller, customer_id, add_on_id, quantity)
+            if max_due_now_minor is not None and quote.due_now_minor > max_due_now_minor:
+                raise QuoteStale("it costs more now than what was agreed to", quote)
+            return await self._commit(caller, quotes.read_quote(self._signer, quote.token), once)
+
+        return await self._do_once(once, purchase)
+
+    async def _quote_add_on(
+        self, caller: Caller, customer_id: str, add_on_id: str, quantity: int
+    ) -> Quote:
         if quantity < 1:
             raise ValidationFailed.of("quantity", "QUANTITY_OUT_OF_RANGE", "buy at least one")
-        async with self._database.read() as session:
-            row = await session.get(CustomerRow, customer_id)
-            if row is None:
-                raise NotFound("customer", customer_id)
-            state = await load_state(session, row)
+        row, state = await self._loaded(customer_id)
         catalog = await self._catalog()
         add_on = catalog.current.get(add_on_id)
         if not isinstance(add_on, AddOn):
@@ -217,11 +229,7 @@ class ChangeService:
         held = state.live(add_on.product_id)
         has = sum(i.quantity for i in held.items if i.package_id == add_on_id) if held else 0
         request = ChangeRequest(product_id=add_on.product_id, add_ons={add_on_id: has + quantity})
-        quote = await self._quote(catalog, row, state, request, caller.authority)
-        if max_due_now_minor is not None and quote.due_now_minor > max_due_now_minor:
-            raise QuoteStale("it costs more now than what was agreed to", quote)
-        claims = quotes.read_quote(self._signer, quote.token)
-        return await self._commit(caller, claims, "purchaseAddOn", key, digest)
+        return await self._quote(catalog, row, state, request, caller.authority)
 
     async def cancel_subscription(
         self,
@@ -235,30 +243,45 @@ class ChangeService:
     ) -> Committed:
         """Cancel by the product's policy, or as `timing` says where the caller may choose."""
         digest = _digest([product_id, timing, reason])
-        if repeated := await self._repeated(customer_id, "cancelSubscription", key, digest):
-            return repeated
+        once = _Once(customer_id, "cancelSubscription", key, digest)
         request = ChangeRequest(product_id=product_id, cancel=True, timing=timing, reason=reason)
-        quote = await self.preview(caller, customer_id, request)
-        claims = quotes.read_quote(self._signer, quote.token)
-        return await self._commit(caller, claims, "cancelSubscription", key, digest)
 
-    async def _repeated(
-        self, customer_id: str, mutation: str, key: str, request_digest: str
-    ) -> Committed | None:
-        """The first answer to a repeated key: waits for its own intent, takes over a dead one."""
-        if not 1 <= len(key) <= 255:
+        async def cancel() -> Committed:
+            quote = await self.preview(caller, customer_id, request)
+            return await self._commit(caller, quotes.read_quote(self._signer, quote.token), once)
+
+        return await self._do_once(once, cancel)
+
+    async def _do_once(self, once: _Once, do: Callable[[], Awaitable[Committed]]) -> Committed:
+        """Answer a repeated key as the first time; otherwise do it.
+
+        What stands in the way of `do` may be the same request, which was faster: then that one's
+        answer is this one's.
+        """
+        if not 1 <= len(once.key) <= 255:
             raise ValidationFailed.of("idempotencyKey", "LENGTH", "a key has 1 to 255 characters")
+        if repeated := await self._repeated(once):
+            return repeated
+        try:
+            return await do()
+        except (Conflict, QuoteStale, ValidationFailed):
+            if repeated := await self._repeated(once):
+                return repeated
+            raise
+
+    async def _repeated(self, once: _Once) -> Committed | None:
+        """The first answer to a repeated key: waits for its own intent, takes over a dead one."""
         async with self._database.read() as session:
             change = await session.scalar(
                 select(ChangeRow).where(
-                    ChangeRow.customer_id == customer_id,
-                    ChangeRow.mutation == mutation,
-                    ChangeRow.idempotency_key == key,
+                    ChangeRow.customer_id == once.customer_id,
+                    ChangeRow.mutation == once.mutation,
+                    ChangeRow.idempotency_key == once.key,
                 )
             )
         if change is None:
             return None
-        if change.request_digest != request_digest:
+        if change.request_digest != once.request_digest:
             raise IdempotencyConflict("this key was used for another request")
         for _ in range(WAIT_FOR_OWN_INTENT_SECONDS * 20):
             if change.status != "pending":
@@ -290,9 +313,7 @@ class ChangeService:
             raise QuoteExpired("the quote is past its time", fresh)
         raise QuoteStale("the customer or the catalog has changed since the quote", fresh)
 
-    async def _commit(
-        self, caller: Caller, claims: QuoteClaims, mutation: str, key: str, request_digest: str
-    ) -> Committed:
+    async def _commit(self, caller: Caller, claims: QuoteClaims, once: _Once) -> Committed:
         catalog = await self._catalog()
         async with self._database.write() as session:
             row = await locked_customer(session, claims.customer_id)
@@ -313,7 +334,7 @@ class ChangeService:
                 raise QuoteStale("the quote does not hold any more")
             if plan.approval_required:
                 raise ApprovalRequired("this is sold by our sales team: they have to approve it")
-            change = self._intent(row, plan, claims, caller, mutation, key, request_digest)
+            change = self._intent(row, plan, claims, caller, once)
             session.add(change)
             row.revision += 1
             await session.flush()
@@ -342,9 +363,7 @@ class ChangeService:
         plan: ChangePlan,
         claims: QuoteClaims,
         caller: Caller,
-        mutation: str,
-        key: str,
-        request_digest: str,
+        once: _Once,
     ) -> ChangeRow:
         started_at = wall_now()
         return ChangeRow(
@@ -355,9 +374,9 @@ class ChangeService:
             status="pending",
             direction=plan.direction.value,
             description=plan.description,
-            mutation=mutation,
-            idempotency_key=key,
-            request_digest=request_digest,
+            mutation=once.mutation,
+            idempotency_key=once.key,
+            request_digest=once.request_digest,
             request=msgspec.to_builtins(claims.request),
             plan=msgspec.json.encode(plan).decode(),
             currency=plan.currency,
@@ -629,6 +648,13 @@ class ChangeService:
         )
 
     # ── shared ───────────────────────────────────────────────────────────────
+
+    async def _loaded(self, customer_id: str) -> tuple[CustomerRow, CustomerState]:
+        async with self._database.read() as session:
+            row = await session.get(CustomerRow, customer_id)
+            if row is None:
+                raise NotFound("customer", customer_id)
+            return row, await load_state(session, row)
 
     async def _change(self, change_id: str) -> ChangeRow:
         async with self._database.read() as session:

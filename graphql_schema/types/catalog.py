@@ -7,7 +7,7 @@ is of that same catalog. Nothing here reads the database; a field costs no more 
 from collections.abc import Iterable
 from datetime import datetime
 from decimal import Decimal
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import strawberry
 
@@ -17,8 +17,6 @@ from entitlements.pricing import discounts
 from graphql_schema.types.enums import describe_enum
 from graphql_schema.types.money import Money, money, money_type
 from graphql_schema.types.scalars import BigInt
-
-P = TypeVar("P", domain.Plan, domain.AddOn)
 
 # ── features and what is granted of them ─────────────────────────────────────
 

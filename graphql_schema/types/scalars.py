@@ -24,6 +24,7 @@ BigInt = NewType("BigInt", int)
 JSON = NewType("JSON", object)
 
 _LIMIT = 2**63
+_DECIMAL_PLACES_MAX = 40  # before and after the point: written out in full it stays a short text
 
 
 def _big_int(value: Any) -> BigInt:
@@ -60,7 +61,11 @@ def _decimal(value: Any) -> ExactDecimal:
         number = ExactDecimal(str(value))
     except ArithmeticError:
         number = ExactDecimal("NaN")
-    if not number.is_finite():
+    _, digits, exponent = number.as_tuple()
+    if (
+        not isinstance(exponent, int)
+        or max(-exponent, len(digits) + exponent) > _DECIMAL_PLACES_MAX
+    ):
         raise GraphQLError(f"Decimal cannot represent {value!r}")
     return number
 

@@ -21,15 +21,16 @@ def cases(group: str) -> list[Any]:
 
 
 def charge_of(written: dict[str, Any], currency: str) -> tuple[Charge, Price]:
-    amounts = {
-        "flat_amount": Decimal(written["flat"]) if "flat" in written else None,
-        "unit_amount": Decimal(written["unit"]) if "unit" in written else None,
-        "tiers": tuple(
+    price = Price(
+        currency=currency,
+        interval=Interval.MONTH,
+        flat_amount=Decimal(written["flat"]) if "flat" in written else None,
+        unit_amount=Decimal(written["unit"]) if "unit" in written else None,
+        tiers=tuple(
             Tier(t["up_to"], Decimal(t["unit"]), Decimal(t["flat"]))
             for t in written.get("tiers", [])
         ),
-    }
-    price = Price(currency=currency, interval=Interval.MONTH, **amounts)
+    )
     charge = Charge(
         id="c",
         name="C",

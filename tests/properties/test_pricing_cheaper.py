@@ -113,7 +113,7 @@ def parts(sold: Catalog, chosen: Chosen) -> list[tuple[Plan | AddOn, int]]:
 
 def allowed(sold: Catalog, chosen: Chosen) -> bool:
     held = parts(sold, chosen)
-    plans = [p.id for p, _ in held if isinstance(p, Plan)]
+    plans = [p.id for p, n in held if isinstance(p, Plan) for _ in range(n)]
     total = {p.id: sum(n for q, n in held if q.id == p.id) for p, _ in held}
     return len(plans) <= 1 and all(
         total[a.id] <= (a.max_quantity or 99)

@@ -82,8 +82,8 @@ def test_graduated_is_the_sum_of_every_unit_at_its_own_rate(
 
     units = [tier_of(n) for n in range(1, quantity + 1)]
     entered = set(units) | {0}
-    expected = sum(Fraction(steps[i].unit) for i in units)
-    expected += sum(Fraction(steps[i].flat) for i in entered)
+    owed = [*(steps[i].unit for i in units), *(steps[i].flat for i in entered)]
+    expected = sum(map(Fraction, owed), Fraction(0))
     assert amount(charge_of(PricingModel.GRADUATED), price_of(steps), quantity) == 100 * expected
 
 

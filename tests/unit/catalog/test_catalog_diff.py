@@ -137,6 +137,18 @@ def test_a_package_that_replaces_another_is_no_rename() -> None:
     assert probable_renames(parse(NEW), parse(edited(change))) == []
 
 
+def test_an_add_on_of_the_same_price_that_grants_something_else_is_no_rename() -> None:
+    def change(workspace: Any, document: Any) -> None:
+        document["features"].append({"id": "surveys", "name": "Surveys", "kind": "boolean"})
+        pages = workspace["add_ons"][11]
+        assert pages["id"] == "landing-pages"
+        pages |= {"id": "surveys", "name": "Surveys", "entitlements": {"surveys": True}}
+        workspace["bundles"][1]["components"][2]["id"] = "surveys"
+        document["features"] = [f for f in document["features"] if f["id"] != "landing-pages"]
+
+    assert probable_renames(parse(NEW), parse(edited(change))) == []
+
+
 def test_a_renamed_feature_is_warned_of() -> None:
     def change(workspace: Any, document: Any) -> None:
         document["features"][12]["id"] = "audit-trail"

@@ -3,6 +3,7 @@
 from datetime import datetime, timedelta
 from typing import Any
 
+import msgspec
 import pytest
 
 from entitlements.catalog.model import (
@@ -145,6 +146,14 @@ def test_a_fallback_plan_counts_only_without_access_to_its_product() -> None:
         GrantSourceKind.FALLBACK,
     )
     assert granted(held(STARTER), sold=WITH_FREE).of("calls").value == limit(10_000)
+
+
+def test_a_feature_left_out_of_the_catalog_counts_for_those_who_hold_it() -> None:
+    kept = {id: feature for id, feature in FEATURES.items() if id != "calls"}
+    sold = msgspec.structs.replace(
+        SOLD, features=kept, retired_features={"calls": FEATURES["calls"]}
+    )
+    assert granted(held(STARTER), sold=sold).of("calls").value == limit(10_000)
 
 
 def test_unlimited_wins_and_has_no_overage() -> None:

@@ -50,8 +50,8 @@ class Api:
     ) -> dict[str, Any]:
         """The extensions of the one error that is expected."""
         result = await self.execute(document, principal, **variables)
-        (error,) = result.errors or [None]
-        assert error is not None, result.data
+        assert result.errors is not None, result.data
+        (error,) = result.errors
         return error.extensions or {}
 
     def set_clock(self, at: datetime) -> None:

@@ -308,6 +308,46 @@ async def test_every_mistake_of_an_estimate_is_listed_at_once(shop: Api) -> None
     ]
 
 
+async def test_a_bundle_without_a_price_is_contact_sales_and_claims_no_saving(shop: Api) -> None:
+    document = await _document(shop)
+    (growth_pack,) = [b for b in document["products"][0]["bundles"] if b["id"] == "growth-pack"]
+    del growth_pack["discount_percent"]
+    growth_pack["charges"] = []
+    await shop.publish_document(document)
+    query = """{ bundle(id: "growth-pack") {
+      selfServe charges { id } saving(currency: "usd", interval: YEAR) { percent } } }"""
+    bundle = (await shop.ask(query))["bundle"]
+    assert bundle == {"selfServe": False, "charges": [], "saving": {"percent": "0"}}
+
+
+async def test_an_old_version_keeps_what_it_names_also_when_that_is_gone(shop: Api) -> None:
+    document = await _document(shop)
+    workspace = document["products"][0]
+    workspace["plans"] = [p for p in workspace["plans"] if p["id"] == "professional"]
+    del workspace["plans"][0]["extends"]
+    workspace["add_ons"] = [a for a in workspace["add_ons"] if a["id"] == "extra-seats"]
+    workspace["add_ons"][0]["works_with"] = ["professional"]
+    workspace["bundles"] = []
+    await shop.publish_document(document)
+    query = """{
+      addOn(id: "lead-scoring", version: 1) {
+        requires { versionId } worksWith { versionId } product { addOns { id } } }
+      bundle(id: "growth-pack", version: 1) { components { quantity package { versionId } } }
+      plan(id: "enterprise", version: 1) { extends { versionId } }
+    }"""
+    data = await shop.ask(query, ADMIN)
+    assert data["addOn"] == {
+        "requires": [{"versionId": "email-campaigns@1"}],
+        "worksWith": [{"versionId": "starter@1"}, {"versionId": "professional@2"}],
+        "product": {"addOns": [{"id": "extra-seats"}]},
+    }
+    assert data["bundle"]["components"] == [
+        {"quantity": 1, "package": {"versionId": "advanced-analytics@1"}},
+        {"quantity": 2, "package": {"versionId": "extra-calls@1"}},
+    ]
+    assert data["plan"] == {"extends": {"versionId": "professional@2"}}
+
+
 async def test_a_plan_left_out_of_the_catalog_is_sold_no_more_but_known(shop: Api) -> None:
     document = await _document(shop)
     workspace, help_desk = document["products"]

@@ -2,12 +2,17 @@
 
 import concurrent.futures
 import time
+import typing
 from typing import Any
 
 import httpx
 import pytest
 import stripe
+import typing_extensions
 
+from entitlements.sandbox.app import _sdk_paths
+from entitlements.sandbox.params import fields
+from entitlements.sandbox.routes import ROUTES
 from tests.unit.sandbox.conftest import AUGUST_6, Checked, World, refused, sdk
 
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
@@ -141,11 +146,31 @@ def test_what_the_sandbox_does_not_cover_is_said_aloud(raw: httpx.Client) -> Non
         post(raw, "customers", "source=tok_visa"),
         post(raw, "coupons", "percent_off=10"),
         raw.get("/v1/payouts"),
+        raw.get("/v1/customers/search", params={"query": "x"}),
         raw.get("/v1/customers", headers={"Stripe-Account": "acct_1"}),
     ):
         assert answer.status_code == 400
         assert error_of(answer)["code"] == "sandbox_not_covered"
     assert raw.get("/v1/nonsense").status_code == 404
+
+
+def test_every_endpoint_is_one_of_the_sdks_with_parameters_of_the_sdks() -> None:
+    for route in ROUTES:
+        assert any(known(route.path.replace("{", "").replace("}", "")) for known in _sdk_paths())
+        for cover in route.schema.covers - {"expand"}:
+            assert _exists(route.schema.type, cover.split(".")), (route.path, cover)
+
+
+def _exists(params: Any, steps: list[str]) -> bool:
+    """Whether a covered parameter such as `items[].price` is one of the SDK's."""
+    if not steps:
+        return True
+    members = [params, *typing.get_args(params)]
+    for member in [*members, *(a for m in members for a in typing.get_args(m))]:
+        if typing_extensions.is_typeddict(member):
+            found = fields(member).get(steps[0].removesuffix("[]"))
+            return found is not None and _exists(found, steps[1:])
+    return False
 
 
 def test_a_missing_object_is_404_in_the_path_and_400_in_a_parameter(raw: httpx.Client) -> None:

@@ -361,6 +361,7 @@ def test_a_schedule_changes_the_plan_at_the_renewal_without_proration(world: Wor
         schedule.id, {"phases": [first, second], "end_behavior": "release"}
     )
     assert "Release the schedule" in str(refused(lambda: upgrade(world, sub)))
+    assert lines_of(preview(world, sub)) == [400]
     world.advance(AUGUST_6 + 30 * DAY)
     assert lines_of(world.invoices()[-1]) == [400]
     after = world.v1.subscriptions.retrieve(sub.id)

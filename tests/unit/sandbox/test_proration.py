@@ -127,6 +127,25 @@ def test_create_prorations_waits_for_the_renewal_and_the_preview_shows_it(world:
     assert made.billing_reason == "subscription_cycle"
 
 
+def test_a_credit_names_the_charge_it_takes_back_also_while_both_wait(world: World) -> None:
+    world.card()
+    sub = world.subscribe(world.price(1000))
+    world.advance(SEPTEMBER_1)
+    for amount in (3252, 5000):
+        items = [{"id": item_of(sub), "price": world.price(amount)}]
+        change(world, sub, proration_behavior="create_prorations", items=items)
+    world.advance(SEPTEMBER_6)
+    first, renewal = world.invoices()
+    lines = renewal.lines.data
+    assert [line.amount for line in lines] == [-166, 541, -541, 832, 5000]
+    credited = [
+        line.parent.subscription_item_details.proration_details.credited_items  # type: ignore[union-attr]
+        for line in lines
+    ]
+    assert [c and c.invoice for c in credited] == [first.id, None, renewal.id, None, None]
+    assert credited[2].invoice_line_items == [lines[1].id]  # type: ignore[union-attr]
+
+
 def test_a_downgrade_becomes_credit_that_the_next_invoice_takes(world: World) -> None:
     world.card()
     day = {"interval": "day", "interval_count": 30}

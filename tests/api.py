@@ -1,0 +1,149 @@
+"""A client of the API for tests: a mutation's answer is what its union says, by `__typename`."""
+
+from typing import Any
+
+import httpx
+
+
+class Api:
+    def __init__(self, client: httpx.AsyncClient, bearer: str) -> None:
+        self.client = client
+        self.bearer = bearer
+
+    def bound_to(self, bearer: str) -> "Api":
+        """The same API, asked with another key or token."""
+        return Api(self.client, bearer)
+
+    async def send(self, query: str, **variables: Any) -> httpx.Response:
+        return await self.client.post(
+            "/graphql",
+            json={"query": query, "variables": variables},
+            headers={"Authorization": f"Bearer {self.bearer}"},
+        )
+
+    async def ask(self, query: str, **variables: Any) -> Any:
+        """The data of an answer without errors."""
+        response = await self.send(query, **variables)
+        body = response.json()
+        assert response.status_code == 200, body
+        assert "errors" not in body, body["errors"]
+        return body["data"]
+
+    async def refused(self, query: str, **variables: Any) -> str:
+        """The code of the one error that the answer has."""
+        body = (await self.send(query, **variables)).json()
+        [error] = body["errors"]
+        return str(error["extensions"]["code"])
+
+    # ── what the stories do ──────────────────────────────────────────────────
+
+    async def create_customer(self, id: str, card: str | None = "pm_card_visa") -> Any:
+        found = await self.ask(
+            """mutation ($input: CreateCustomerInput!) { createCustomer(input: $input) {
+                 __typename
+                 ... on CustomerPayload { customer { id revision currency } }
+                 ... on UserError { code message }
+                 ... on ValidationFailed { issues { path code } } } }""",
+            input={"id": id, "sandboxPaymentMethod": card},
+        )
+        return found["createCustomer"]
+
+    async def preview(self, **change: Any) -> Any:
+        found = await self.ask(PREVIEW, input=change)
+        return found["previewChange"]
+
+    async def commit(self, token: str, key: str) -> Any:
+        found = await self.ask(COMMIT, token=token, key=key)
+        return found["commitChange"]
+
+    async def change(self, key: str, **change: Any) -> Any:
+        """Preview and commit."""
+        quote = await self.preview(**change)
+        assert quote["__typename"] == "Quote", quote
+        return await self.commit(quote["token"], key)
+
+    async def purchase(self, **input: Any) -> Any:
+        found = await self.ask(PURCHASE, input=input)
+        return found["purchaseAddOn"]
+
+    async def access(self, customer_id: str | None, feature_id: str, **more: Any) -> Any:
+        found = await self.ask(
+            """query ($customerId: ID, $featureId: ID!, $quantity: BigInt! = "1",
+                      $atLeast: String, $minRevision: BigInt) {
+                 access(customerId: $customerId, featureId: $featureId, quantity: $quantity,
+                        atLeast: $atLeast, minRevision: $minRevision) {
+                   allowed reason revision value { enabled limit unlimited number choice }
+                   remaining sources { kind quantity package { versionId } } } }""",
+            customerId=customer_id,
+            featureId=feature_id,
+            **more,
+        )
+        return found["access"]
+
+    async def customer(self, id: str | None = None) -> Any:
+        found = await self.ask(CUSTOMER, id=id)
+        return found["customer"]
+
+    async def advance(self, to: str) -> None:
+        await self.ask("mutation ($to: DateTime!) { advanceSandboxClock(to: $to) { now } }", to=to)
+
+    async def token(self, customer_id: str, *scopes: str) -> "Api":
+        """The API as a front end of a customer uses it."""
+        found = await self.ask(
+            """mutation ($id: ID!, $scopes: [CustomerScope!]!) {
+                 createCustomerToken(customerId: $id, scopes: $scopes) {
+                   ... on CustomerToken { token } } }""",
+            id=customer_id,
+            scopes=list(scopes or ("READ",)),
+        )
+        return self.bound_to(found["createCustomerToken"]["token"])
+
+    async def audit(self, **filter: Any) -> list[Any]:
+        found = await self.ask(
+            """query ($filter: AuditFilter) { auditEntries(filter: $filter, first: 200) {
+                 nodes { stream sequence action actor objectId before after reason
+                         mrrDelta { amountMinor } } } }""",
+            filter=filter,
+        )
+        nodes: list[Any] = found["auditEntries"]["nodes"]
+        return nodes
+
+
+_CHANGE = """__typename
+  ... on ChangeCommitted { revision
+    change { id status direction total { amountMinor } mrrDelta { amountMinor }
+             lines { kind chargeId package { versionId } amount { amountMinor } } }
+    customer { id revision subscriptions { plan { versionId } } } }
+  ... on PaymentActionRequired { clientSecret hostedUrl change { id status } }
+  ... on PaymentDeclined { declineCode }
+  ... on QuoteStale { quote { token dueNow { amountMinor } } }
+  ... on QuoteExpired { quote { token dueNow { amountMinor } } }
+  ... on UserError { code message }
+  ... on ValidationFailed { issues { path code message } }"""
+
+PREVIEW = """mutation ($input: ChangeInput!) { previewChange(input: $input) { __typename
+  ... on Quote { token direction prorationDate effectiveAt dueNowExact approvalRequired
+    lines { kind chargeId package { versionId } description quantity amount { amountMinor } }
+    dueNow { amountMinor } creditApplied { amountMinor } creditBalanceAfter { amountMinor }
+    recurringBefore { amountMinor } recurringAfter { amountMinor }
+    nextInvoice { at total { amountMinor } lines { amount { amountMinor } } }
+    entitlementChanges { feature { id } better } removedAddOns { id } warnings }
+  ... on UserError { code message }
+  ... on ValidationFailed { issues { path code message } } } }"""
+
+COMMIT = f"""mutation ($token: String!, $key: String!) {{
+  commitChange(token: $token, idempotencyKey: $key) {{ {_CHANGE} }} }}"""
+
+PURCHASE = f"""mutation ($input: PurchaseAddOnInput!) {{
+  purchaseAddOn(input: $input) {{ {_CHANGE} }} }}"""
+
+CUSTOMER = """query ($id: ID) { customer(id: $id) { id revision creditBalance { amountMinor }
+  paymentMethod { brand last4 }
+  subscriptions { id status interval plan { versionId } recurring { amountMinor } mrr { amountMinor }
+    items { package { versionId } quantity recurring { amountMinor } }
+    quantities { feature { id } quantity } currentPeriod { start end } cancelAt
+    scheduledChanges { id description } }
+  changes { nodes { id status direction total { amountMinor } failure { code }
+    lines { kind amount { amountMinor } } } }
+  invoices { nodes { status total { amountMinor } amountDue { amountMinor }
+    amountPaid { amountMinor } lines { kind amount { amountMinor } } } } } }"""

@@ -1,0 +1,154 @@
+"""What the tests stand on: both databases, the sandbox over HTTP, the API, a clock to move."""
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import text
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from entitlements.audit.ledger import Actor
+from entitlements.catalog import examples
+from entitlements.catalog.document import read
+from entitlements.kernel.clock import SettableClock
+from entitlements.kernel.ids import new_id
+from entitlements.server.app import create_app
+from entitlements.server.demo import listen, serving_sandbox
+from entitlements.server.migrations import migrate
+from entitlements.services import Services, opened_services
+from entitlements.settings import Settings, load_settings
+from entitlements.storage.engine import create_engine
+from tests.api import Api
+from tests.postgres import NO_POSTGRESQL, postgresql
+
+ADMIN_KEY = "ent_admin_for_tests_only"
+WEBHOOK_SECRET = "whsec_for_tests_only"
+START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+"""When every test's time begins, unless it says otherwise."""
+
+
+# ── databases ────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[str | None]:
+    with postgresql() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated database to copy."""
+    path = tmp_path_factory.mktemp("sqlite") / "template.db"
+    asyncio.run(_migrated(f"sqlite+aiosqlite:///{path}"))
+    return path
+
+
+@pytest.fixture(scope="session")
+def postgresql_template(postgresql_server: str | None) -> str | None:
+    """A migrated database to copy; its name."""
+    if postgresql_server is None:
+        return None
+    name = new_id("template")
+    asyncio.run(_statement(postgresql_server, f'CREATE DATABASE "{name}"'))
+    asyncio.run(_migrated(_on(postgresql_server, name)))
+    return name
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A migrated, empty database, on each of the two."""
+    if request.param == "sqlite":
+        path = tmp_path / "entitlements.db"
+        shutil.copy(request.getfixturevalue("sqlite_template"), path)
+        yield f"sqlite+aiosqlite:///{path}"
+        return
+    server = request.getfixturevalue("postgresql_server")
+    if server is None:
+        pytest.skip(NO_POSTGRESQL)
+    template = request.getfixturevalue("postgresql_template")
+    name = new_id("test")
+    asyncio.run(_statement(server, f'CREATE DATABASE "{name}" TEMPLATE "{template}"'))
+    yield _on(server, name)
+    asyncio.run(_statement(server, f'DROP DATABASE "{name}" WITH (FORCE)'))
+
+
+def _on(server: str, name: str) -> str:
+    return make_url(server).set(database=name).render_as_string(hide_password=False)
+
+
+async def _statement(url: str, statement: str) -> None:
+    engine = create_async_engine(url, isolation_level="AUTOCOMMIT")
+    async with engine.connect() as connection:
+        await connection.execute(text(statement))
+    await engine.dispose()
+
+
+async def _migrated(url: str) -> None:
+    engine = create_engine(url)
+    await migrate(engine, mode="sandbox")
+    await engine.dispose()
+
+
+# ── the service ──────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+async def sandbox_url() -> AsyncIterator[str]:
+    """A fresh sandbox of the payment provider, over HTTP."""
+    async with serving_sandbox(None, listen("127.0.0.1", 0)) as url:
+        yield url
+
+
+@pytest.fixture
+def settings(database_url: str, sandbox_url: str) -> Settings:
+    return load_settings(
+        database_url=database_url,
+        stripe_api_key="sk_test_for_tests",
+        stripe_api_base=sandbox_url,
+        stripe_webhook_secret=WEBHOOK_SECRET,
+        admin_key=ADMIN_KEY,
+        sandbox=True,
+    )
+
+
+@pytest.fixture
+async def services(settings: Settings) -> AsyncIterator[Services]:
+    """The service, its clock standing at START until a test moves it."""
+    async with opened_services(settings, clock=SettableClock(START)) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def api(services: Services) -> AsyncIterator[Api]:
+    """The API over HTTP, asked with the admin key."""
+
+    @asynccontextmanager
+    async def already_open() -> AsyncIterator[Services]:
+        yield services
+
+    app = create_app(already_open)
+    app.state.services = services
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://entitlements") as client:
+        yield Api(client, ADMIN_KEY)
+
+
+@pytest.fixture
+async def example(services: Services) -> dict[str, Any]:
+    """The example catalog, published; its document."""
+    document = read(examples.text("workspace")).document
+    return await publish(services, document)
+
+
+async def publish(services: Services, document: dict[str, Any]) -> dict[str, Any]:
+    proposal = await services.catalog.propose(Actor("pricing"), document, "for a test")
+    await services.catalog.approve(Actor("finance"), proposal.id, None)
+    return document
