@@ -139,8 +139,8 @@ PURCHASE = f"""mutation ($input: PurchaseAddOnInput!) {{
 
 CUSTOMER = """query ($id: ID) { customer(id: $id) { id revision creditBalance { amountMinor }
   paymentMethod { brand last4 }
-  subscriptions { id status interval plan { versionId } recurring { amountMinor } mrr { amountMinor }
-    items { package { versionId } quantity recurring { amountMinor } }
+  subscriptions { id status interval plan { versionId } recurring { amountMinor }
+    mrr { amountMinor } items { package { versionId } quantity recurring { amountMinor } }
     quantities { feature { id } quantity } currentPeriod { start end } cancelAt
     scheduledChanges { id description } }
   changes { nodes { id status direction total { amountMinor } failure { code }

@@ -14,6 +14,7 @@ from entitlements.sandbox.shapes import (
     in_range,
     merge_metadata,
     page,
+    page_of,
     plain_shape,
     public,
     render,
@@ -374,12 +375,16 @@ def list_prices(call: Call) -> Json:
     def keep(price: Json) -> bool:
         return (
             all(p.get(k) in (None, price[k]) for k in ("active", "currency", "product", "type"))
-            and ("lookup_keys" not in p or price["lookup_key"] in p["lookup_keys"])
             and all(
                 (price["recurring"] or {}).get(k) == v for k, v in p.get("recurring", {}).items()
             )
             and in_range(price["created"], p.get("created"))
         )
 
+    if "lookup_keys" in p:  # by index: a catalog may have thousands of prices
+        found = [d for key in set(p["lookup_keys"]) for d in call.tx.find("price", lookup=key)]
+        newest_first = sorted(filter(keep, found), key=lambda doc: str(doc["id"]), reverse=True)
+        shown = [render(call.tx, doc) for doc in newest_first]
+        return page_of("/v1/prices", "price", shown, p)
     filters = {"parent": p["product"]} if "product" in p else {}
     return page(call.tx, "/v1/prices", "price", p, keep, **filters)

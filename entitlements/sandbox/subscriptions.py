@@ -142,7 +142,8 @@ def _notices(sub: Json) -> list[tuple[int, str]]:
     notices = []
     end = min(item["current_period_end"] for item in sub["_items"])
     if sub["status"] == "trialing" and not sub["_trial_noticed"]:
-        notices.append((sub["trial_end"] - TRIAL_NOTICE_DAYS * DAY, "trial_will_end"))
+        notice = max(sub["trial_end"] - TRIAL_NOTICE_DAYS * DAY, sub["trial_start"])
+        notices.append((notice, "trial_will_end"))
     start = max(item["current_period_start"] for item in sub["_items"])
     long_enough = end - start > UPCOMING_DAYS * DAY
     if long_enough and sub["_upcoming_for"] != end and not sub["cancel_at"]:

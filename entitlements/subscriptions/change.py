@@ -42,7 +42,7 @@ class Authority(StrEnum):
     STAFF = "staff"  # beyond the policy, with a reason
 
 
-class Direction(StrEnum):
+class ChangeDirection(StrEnum):
     NEW = "new"
     UPGRADE = "upgrade"
     DOWNGRADE = "downgrade"
@@ -62,7 +62,7 @@ class ChangePlan(msgspec.Struct, frozen=True, kw_only=True):
 
     product_id: str
     subscription_id: str | None
-    direction: Direction
+    direction: ChangeDirection
     description: str
     timing: ChangeTiming
     proration: ProrationMode
@@ -95,7 +95,7 @@ class ChangePlan(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def invoiced_now(self) -> bool:
         """Whether an invoice is written at once: what the lines say is then due now."""
-        now = self.timing is ChangeTiming.NOW and self.direction is not Direction.CANCELLATION
+        now = self.timing is ChangeTiming.NOW and self.direction is not ChangeDirection.CANCELLATION
         return now and (self.new_period or self.proration is ProrationMode.INVOICE_NOW)
 
     @property
@@ -129,7 +129,7 @@ def plan_change(
         )
     target = Target(catalog, product, state, held, request, levels_in_use or {})
     direction, rules = _direction(catalog, product, held, target)
-    if direction is Direction.NONE:
+    if direction is ChangeDirection.NONE:
         raise ValidationFailed.of("input", "NOTHING_TO_CHANGE", "nothing would change")
     timing, mode = _when_and_how(product.policy, direction, rules, request, authority)
     if held is None:
@@ -146,14 +146,14 @@ def plan_change(
 
 def _direction(
     catalog: Catalog, product: Product, held: Subscription | None, target: Target
-) -> tuple[Direction, list[ChangeRule]]:
+) -> tuple[ChangeDirection, list[ChangeRule]]:
     """What kind of change it is, and the policy's rules that apply to its parts.
 
     By plan rank first; within a plan by quantity, then by what is added and removed.
     """
     policy = product.policy
     if held is None:
-        return Direction.NEW, [policy.upgrade]
+        return ChangeDirection.NEW, [policy.upgrade]
     found = held_plan(catalog, held)
     rank_before = found[1].rank if found else -1
     if found and found[1].id in catalog.current:
@@ -168,7 +168,7 @@ def _direction(
     if found is None or found[1].id != target.plan.id:
         upgrade = rank_after > rank_before
         rules.append(policy.upgrade if upgrade else policy.downgrade)
-        return (Direction.UPGRADE if upgrade else Direction.DOWNGRADE), rules
+        return (ChangeDirection.UPGRADE if upgrade else ChangeDirection.DOWNGRADE), rules
     seats = _compare(held.quantities, target.quantities)
     packages = _compare(
         {i.package_id: i.quantity for i in held.items},
@@ -182,10 +182,10 @@ def _direction(
     if less and not more:
         rules.append(policy.downgrade)
     if more and not less:
-        return (Direction.ADDITION if packages[0] else Direction.UPGRADE), rules
+        return (ChangeDirection.ADDITION if packages[0] else ChangeDirection.UPGRADE), rules
     if less and not more:
-        return (Direction.REMOVAL if packages[1] else Direction.DOWNGRADE), rules
-    return (Direction.SIDEGRADE if rules else Direction.NONE), rules
+        return (ChangeDirection.REMOVAL if packages[1] else ChangeDirection.DOWNGRADE), rules
+    return (ChangeDirection.SIDEGRADE if rules else ChangeDirection.NONE), rules
 
 
 def _compare(before: Mapping[str, int], after: Mapping[str, int]) -> tuple[bool, bool]:
@@ -198,7 +198,7 @@ def _compare(before: Mapping[str, int], after: Mapping[str, int]) -> tuple[bool,
 
 def _when_and_how(
     policy: Policy,
-    direction: Direction,
+    direction: ChangeDirection,
     rules: list[ChangeRule],
     request: ChangeRequest,
     authority: Authority,
@@ -250,7 +250,7 @@ def _plan_cancellation(
         raise ValidationFailed.of("productId", "NOTHING_TO_CHANGE", "it is being cancelled already")
     policy = product.policy
     timing, mode = _when_and_how(
-        policy, Direction.CANCELLATION, [policy.cancellation], request, authority
+        policy, ChangeDirection.CANCELLATION, [policy.cancellation], request, authority
     )
     now = timing is ChangeTiming.NOW
     if not now or held.status in IN_ARREARS:
@@ -263,7 +263,7 @@ def _plan_cancellation(
     return ChangePlan(
         product_id=product.id,
         subscription_id=held.id,
-        direction=Direction.CANCELLATION,
+        direction=ChangeDirection.CANCELLATION,
         description=f"Cancel {product.name}" + ("" if now else " at the end of the period"),
         timing=timing,
         proration=mode,
@@ -296,7 +296,7 @@ def _plan_now(
     product: Product,
     held: Subscription | None,
     target: Target,
-    direction: Direction,
+    direction: ChangeDirection,
     mode: ProrationMode,
     at: datetime,
 ) -> ChangePlan:
@@ -380,10 +380,10 @@ def _describe(
     product: Product,
     held: Subscription | None,
     target: Target,
-    direction: Direction,
+    direction: ChangeDirection,
 ) -> str:
     """One sentence for people: "Professional instead of Starter, Advanced Analytics added"."""
-    if direction is Direction.NEW or held is None:
+    if direction is ChangeDirection.NEW or held is None:
         extra = [target.package(i).name for i in target.items[1:]]
         return " with ".join([f"Start {product.name} {target.plan.name}", *extra[:1]]) + "".join(
             f", {name}" for name in extra[1:]

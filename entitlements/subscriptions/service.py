@@ -36,7 +36,7 @@ from entitlements.kernel.period import to_second
 from entitlements.kernel.signing import Signer
 from entitlements.storage.unit_of_work import Database
 from entitlements.subscriptions import quote as quotes
-from entitlements.subscriptions.change import Authority, ChangePlan, Direction, plan_change
+from entitlements.subscriptions.change import Authority, ChangeDirection, ChangePlan, plan_change
 from entitlements.subscriptions.holdings import entitlement_changes
 from entitlements.subscriptions.lines import (
     LineDifference,
@@ -402,7 +402,7 @@ class ChangeService:
         if change.status not in UNSETTLED:
             return await self._answer(change)
         order, plan = await self._order_of(change)
-        if plan.direction is Direction.CANCELLATION:
+        if plan.direction is ChangeDirection.CANCELLATION:
             return await self._carry_out(change_id)  # the same keys: cancelled once
         outcome = await self._payments.progress(change_id, order)
         if outcome is not None:
@@ -440,7 +440,7 @@ class ChangeService:
         change = await self._change(change_id)
         order, plan = await self._order_of(change)
         try:
-            if plan.direction is Direction.CANCELLATION:
+            if plan.direction is ChangeDirection.CANCELLATION:
                 outcome = await self._cancel_at_provider(change, order, plan)
             else:
                 provided = await self._payments.ensure_customer(order.customer)
@@ -522,7 +522,7 @@ class ChangeService:
         subscription_id = change.subscription_id
         if outcome.kind is OutcomeKind.APPLIED:
             assert outcome.subscription is not None
-            if plan.direction is Direction.CANCELLATION:
+            if plan.direction is ChangeDirection.CANCELLATION:
                 subscription = await session.get_one(SubscriptionRow, subscription_id)
                 mirror_subscription(subscription, outcome.subscription, now)
             else:
@@ -588,7 +588,7 @@ class ChangeService:
         if bound_to not in (None, change.customer_id):
             raise NotFound("change", change_id)
         order, plan = await self._order_of(change)
-        if change.status == "scheduled" and plan.direction is Direction.CANCELLATION:
+        if change.status == "scheduled" and plan.direction is ChangeDirection.CANCELLATION:
             assert order.subscription_provider_id is not None
             outcome = await self._payments.cancel(
                 f"{change_id}:undo",

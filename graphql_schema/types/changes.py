@@ -14,7 +14,7 @@ from entitlements.kernel.errors import ValidationFailed
 from entitlements.kernel.period import Interval
 from entitlements.subscriptions import lines, tables
 from entitlements.subscriptions import quote as quotes
-from entitlements.subscriptions.change import Direction
+from entitlements.subscriptions.change import ChangeDirection
 from entitlements.subscriptions.lines import LineKind
 from entitlements.subscriptions.target import ChangeRequest
 from graphql_schema.context import Info
@@ -63,7 +63,7 @@ describe_enum(
     NONE="Not at all.",
 )
 describe_enum(
-    Direction,
+    ChangeDirection,
     "What kind of change it is. Upgrade or downgrade is decided by rank, never by price.",
     NEW="A first subscription of the product.",
     UPGRADE="A higher plan, or more of what is held.",
@@ -120,7 +120,9 @@ class InvoiceLine:
     id: strawberry.ID | None = strawberry.field(description="The provider's id, once invoiced.")
     kind: LineKind = strawberry.field(description="What it is.")
     package: Package | None = strawberry.field(description="What it is for, at its version.")
-    charge_id: str | None = strawberry.field(description="Which of the package's charges.")
+    charge_id: strawberry.ID | None = strawberry.field(
+        description="Which of the package's charges."
+    )
     description: str = strawberry.field(description="For people.")
     quantity: BigInt | None = strawberry.field(description="Units counted.")
     period: Period | None = strawberry.field(description="The time that it covers.")
@@ -137,7 +139,7 @@ def line_type(catalog: Catalog, line: lines.Line, currency: str) -> InvoiceLine:
         id=strawberry.ID(line.id) if line.id else None,
         kind=line.kind,
         package=package(line.package_id, line.version),
-        charge_id=line.charge_id,
+        charge_id=strawberry.ID(line.charge_id) if line.charge_id else None,
         description=line.description,
         quantity=None if line.quantity is None else BigInt(line.quantity),
         period=None if line.period is None else period_type(line.period),
@@ -185,8 +187,8 @@ class Change:
         return ChangeStatus(self.row.status)
 
     @strawberry.field(description="What kind of change it is.")
-    def direction(self) -> Direction:
-        return Direction(self.row.direction)
+    def direction(self) -> ChangeDirection:
+        return ChangeDirection(self.row.direction)
 
     @strawberry.field(description="What it does, for people.")
     def description(self) -> str:
@@ -367,7 +369,7 @@ class Quote:
         return self.quote.plan.effective_at
 
     @strawberry.field(description="What kind of change it is.")
-    def direction(self) -> Direction:
+    def direction(self) -> ChangeDirection:
         return self.quote.plan.direction
 
     @strawberry.field(description="What is credited and charged: amounts of the provider.")

@@ -15,15 +15,10 @@ from graphql import (
 
 from graphql_schema.schema import schema
 
-TYPES = schema._schema.type_map
-
 
 def test_every_type_field_and_value_says_what_it_means() -> None:
-    ours = [
-        type
-        for type in TYPES.values()
-        if not is_introspection_type(type) and not is_specified_scalar_type(type)
-    ]
+    types = schema._schema.type_map.values()
+    ours = [t for t in types if not is_introspection_type(t) and not is_specified_scalar_type(t)]
     assert [where for type in ours for where in _unsaid(type)] == []
 
 
@@ -56,7 +51,7 @@ def _unsaid(type: GraphQLNamedType) -> Iterator[str]:
 )
 def test_every_argument_of_the_catalog_says_what_it_means(path: str) -> None:
     type_name, field_name = path.split(".")
-    type = TYPES[type_name]
+    type = schema._schema.type_map[type_name]
     assert isinstance(type, GraphQLObjectType)
     arguments = type.fields[field_name].args
     assert [name for name, argument in arguments.items() if not argument.description] == []

@@ -215,14 +215,10 @@ def test_a_preview_changes_nothing(world: World, behaviour: str) -> None:
     world.card()
     sub = world.subscribe(world.price(1000))
     world.advance(SEPTEMBER_1)
-    before = world.events()
-    preview(
-        world,
-        sub,
-        items=[{"id": item_of(sub), "price": world.price(5000)}],
-        proration_behavior=behaviour,
-    )
-    assert [t for t in world.events() if not t.startswith("price.")] == before
+    items = [{"id": item_of(sub), "price": world.price(5000)}]
+    newest = world.v1.events.list({"limit": 1}).data[0].id
+    preview(world, sub, items=items, proration_behavior=behaviour)
+    assert world.v1.events.list({"limit": 1}).data[0].id == newest
     assert len(world.invoices()) == 1
     assert item_of(world.v1.subscriptions.retrieve(sub.id)) == item_of(sub)
 

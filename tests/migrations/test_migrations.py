@@ -1,0 +1,86 @@
+"""The database's shape is what the code declares, on the way up and down; the ledger only grows."""
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from entitlements.audit import ledger
+from entitlements.audit.ledger import Actor
+from entitlements.kernel.clock import wall_now
+from entitlements.kernel.errors import ValidationFailed
+from entitlements.server.migrations import differences, is_at_head, migrate
+from entitlements.services import build_services
+from entitlements.settings import load_settings
+from entitlements.storage.engine import create_engine
+from entitlements.storage.unit_of_work import Database
+
+
+async def test_up_down_and_up_again_ends_at_the_declared_tables(database_url: str) -> None:
+    engine = create_engine(database_url)
+    assert await is_at_head(engine)
+    assert await differences(engine) == []
+    await migrate(engine, mode="sandbox", revision="base")
+    assert not await is_at_head(engine)
+    await migrate(engine, mode="sandbox")
+    assert await is_at_head(engine)
+    assert await differences(engine) == []
+    await engine.dispose()
+
+
+async def test_a_service_refuses_a_database_of_the_other_mode(database_url: str) -> None:
+    settings = load_settings(
+        database_url=database_url, stripe_api_key="rk_test_x", admin_key="x" * 20, sandbox=False
+    )
+    with pytest.raises(ValidationFailed, match="made for a sandbox service"):
+        await build_services(settings)
+
+
+async def _append(database: Database) -> None:
+    async with database.write() as session:
+        await ledger.append(
+            session, stream="catalog", at=wall_now(), actor=Actor("test"), action="tried",
+            object_type="thing", object_id="1", after={"amount": "1.50"},
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "statement", ["UPDATE audit_entry SET actor = 'nobody'", "DELETE FROM audit_entry"]
+)
+async def test_the_database_itself_refuses_to_change_the_ledger(
+    database_url: str, statement: str
+) -> None:
+    database = Database(create_engine(database_url))
+    await _append(database)
+    with pytest.raises(DBAPIError, match="append-only"):
+        async with database.write() as session:
+            await session.execute(text(statement))
+    await database.close()
+
+
+@pytest.mark.parametrize(
+    "tampering",
+    ["UPDATE audit_entry SET actor = 'nobody' WHERE sequence = 2",
+     "DELETE FROM audit_entry WHERE sequence = 2"],
+)  # fmt: skip
+async def test_tampering_behind_the_triggers_is_found_at_the_first_broken_entry(
+    database_url: str, tampering: str
+) -> None:
+    database = Database(create_engine(database_url))
+    for _ in range(4):
+        await _append(database)
+    async with database.read() as session:
+        whole = await ledger.verify(session)
+    assert (whole.ok, whole.entries) == (True, 4)
+    async with database.write() as session:
+        for trigger in ("update", "delete"):
+            if not database.is_postgresql:
+                await session.execute(text(f"DROP TRIGGER audit_entry_no_{trigger}"))
+        if database.is_postgresql:
+            await session.execute(text("DROP TRIGGER audit_entry_append_only ON audit_entry"))
+        await session.execute(text(tampering))
+    async with database.read() as session:
+        broken = await ledger.verify(session)
+    assert not broken.ok
+    assert broken.first_broken is not None
+    assert broken.first_broken.sequence == (2 if "UPDATE" in tampering else 3)
+    await database.close()
