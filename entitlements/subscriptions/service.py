@@ -7,12 +7,13 @@ provider is called, and settled in a second transaction afterwards. Whoever find
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 
 import msgspec
 import structlog
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from entitlements.audit import ledger
@@ -68,8 +69,10 @@ from entitlements.subscriptions.target import ChangeRequest
 
 log = structlog.get_logger()
 
-LEASE = timedelta(seconds=30)
-"""How long one process may work on an intent before another takes it over."""
+LEASE = timedelta(seconds=5)
+"""How long after its last sign of life a process is taken for dead, and its intent taken over."""
+
+LEASE_RENEWED_AFTER_SECONDS = 1.5
 
 KEY_AGE_LIMIT = timedelta(hours=23)
 """The provider may forget idempotency keys after 24 hours: older intents are not sent again."""
@@ -355,7 +358,29 @@ class ChangeService:
                 },
                 reason=claims.request.reason,
             )
-        return await self._carry_out(change.id)
+        async with self._working_on(change.id):
+            return await self._carry_out(change.id)
+
+    @asynccontextmanager
+    async def _working_on(self, change_id: str) -> AsyncIterator[None]:
+        """Keep the lease of an intent for as long as the block runs."""
+
+        async def renew() -> None:
+            while True:
+                await asyncio.sleep(LEASE_RENEWED_AFTER_SECONDS)
+                async with self._database.write() as session:
+                    await session.execute(
+                        update(ChangeRow)
+                        .where(ChangeRow.id == change_id, ChangeRow.status.in_(UNSETTLED))
+                        .values(leased_until=wall_now() + LEASE)
+                    )
+
+        renewing = asyncio.create_task(renew())
+        try:
+            yield
+        finally:
+            renewing.cancel()
+            await asyncio.gather(renewing, return_exceptions=True)
 
     def _intent(
         self,
@@ -401,19 +426,25 @@ class ChangeService:
                 change.leased_until = wall_now() + LEASE
         if change.status not in UNSETTLED:
             return await self._answer(change)
+        async with self._working_on(change_id):
+            return await self._go_on(change)
+
+    async def _go_on(self, change: ChangeRow) -> Committed:
+        """Ask the provider how far it has come; send it again only where it never arrived."""
         order, plan = await self._order_of(change)
         if plan.direction is ChangeDirection.CANCELLATION:
-            return await self._carry_out(change_id)  # the same keys: cancelled once
-        outcome = await self._payments.progress(change_id, order)
+            return await self._carry_out(change.id)  # the same keys: cancelled once
+        outcome = await self._payments.progress(change.id, order)
         if outcome is not None:
-            return await self._settle(change_id, outcome)
-        if change.status == "awaiting_payment":
-            message = "it was not paid in time"
-            return await self._settle(change_id, Outcome(kind=OutcomeKind.REFUSED, message=message))
-        if wall_now() - change.started_at < KEY_AGE_LIMIT:
-            return await self._carry_out(change_id)
-        message = "the provider never took it, and it is too old to be sent again"
-        return await self._settle(change_id, Outcome(kind=OutcomeKind.REFUSED, message=message))
+            return await self._settle(change.id, outcome)
+        if change.status == "pending" and wall_now() - change.started_at < KEY_AGE_LIMIT:
+            return await self._carry_out(change.id)
+        message = (
+            "it was not paid in time"
+            if change.status == "awaiting_payment"
+            else "the provider never took it, and it is too old to be sent again"
+        )
+        return await self._settle(change.id, Outcome(kind=OutcomeKind.REFUSED, message=message))
 
     async def unfinished(self, limit: int = 100) -> Sequence[str]:
         """Changes that nobody works on: their process has died, or they wait for a payment."""

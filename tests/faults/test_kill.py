@@ -47,9 +47,9 @@ class Killer:
         method, path = self.deadly or ("", "")
         if request.method == method and request.url.path.startswith(path) and self.victim:
             self.deadly = None
+            self.killed = True
             self.victim.send_signal(signal.SIGKILL)
             await self.victim.wait()
-            self.killed = True
         kept = {k: v for k, v in answer.headers.items() if k not in ("content-length", "date")}
         return Response(answer.content, answer.status_code, kept)
 
@@ -149,6 +149,7 @@ async def test_killed_between_the_providers_effect_and_our_commit(
             with contextlib.suppress(httpx.HTTPError):
                 await api.commit(quote["token"], "deadly")
             assert standing.killed
+            await process.wait()
 
         async with serving(database_url, provider_url) as (_, api):
             answer = await api.commit(quote["token"], "deadly")
