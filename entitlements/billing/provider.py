@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import stripe
 import structlog
@@ -22,8 +22,7 @@ from entitlements.kernel.errors import (
     PaymentProviderUnavailable,
     ValidationFailed,
 )
-from entitlements.kernel.period import Period, add_months, to_second
-from entitlements.pricing.charges import billable_quantity
+from entitlements.kernel.period import Interval, Period, add_months, to_second
 from entitlements.storage.unit_of_work import Database
 from entitlements.subscriptions.lines import Line, LineKind, Slot
 from entitlements.subscriptions.payments import (
@@ -175,10 +174,12 @@ class StripeProvider:
 
     # ── orders ───────────────────────────────────────────────────────────────
 
-    async def preview(self, order: BillingOrder) -> ProviderInvoice:
+    async def preview(self, order: BillingOrder) -> ProviderInvoice | None:
         async with _provider_errors():
             await self._follow_clock()
-            items, _ = await self._items(order)
+            items = (await self._items(order)).items
+            if not items:
+                return None
             details: dict[str, Any] = {"items": items}
             params: dict[str, Any] = {"subscription_details": details}
             if order.customer.provider_id:
@@ -206,7 +207,7 @@ class StripeProvider:
 
     async def _subscribe(self, change_id: str, order: BillingOrder) -> Outcome:
         """A new subscription is incomplete until its first invoice is paid with the saved card."""
-        items, _ = await self._items(order)
+        items = (await self._items(order)).items
         params: dict[str, Any] = {
             "customer": order.customer.provider_id,
             "currency": order.currency,
@@ -236,24 +237,34 @@ class StripeProvider:
         return await self._applied(subscription)
 
     async def _update(self, change_id: str, order: BillingOrder, subscription_id: str) -> Outcome:
-        items, emptied = await self._items(order)
-        params: dict[str, Any] = {
-            "items": items,
-            "payment_behavior": "pending_if_incomplete",
-            "metadata": {"change": change_id},
-            **self._proration(order),
-        }
+        changes = await self._items(order)
+        params: dict[str, Any] = {"metadata": {"change": change_id}}
+        if changes.items:
+            params |= {
+                "items": changes.items,
+                "payment_behavior": changes.payment_behavior,
+                **self._proration(order),
+            }
         if order.new_period:
             params["billing_cycle_anchor"] = {"type": "now"}
-        await self._client.v1.subscriptions.update_async(
-            subscription_id,
-            params,  # type: ignore[arg-type]
-            {"idempotency_key": f"{change_id}:update"},
-        )
+        try:
+            await self._client.v1.subscriptions.update_async(
+                subscription_id,
+                params,  # type: ignore[arg-type]
+                {"idempotency_key": f"{change_id}:update"},
+            )
+        except stripe.CardError as error:  # error_if_incomplete: nothing has changed
+            declined = _declined(error)
+            return Outcome(
+                kind=OutcomeKind.DECLINED,
+                subscription=await self._subscription(subscription_id),
+                message=declined.message,
+                decline_code=declined.decline_code,
+            )
         subscription = await self._subscription(subscription_id)
         if subscription.pending_change_id == change_id:
             return await self._unpaid(change_id, subscription)
-        return await self._sweep(change_id, subscription, emptied)
+        return await self._sweep(change_id, subscription, changes.emptied)
 
     def _proration(self, order: BillingOrder) -> dict[str, Any]:
         """The instant is pinned except where a new period starts: the provider refuses both."""
@@ -262,29 +273,41 @@ class StripeProvider:
             params["proration_date"] = int(order.at.timestamp())
         return params
 
-    async def _items(self, order: BillingOrder) -> tuple[list[dict[str, Any]], list[str]]:
-        """The items to send, and the ids of those that are emptied, to be deleted afterwards.
+    async def _items(self, order: BillingOrder) -> "_ItemChanges":
+        """What to send of the items. What stays is not sent; what leaves is reused by changing its
+        price, first of all what has a flat fee in its first tier, which a quantity of 0 would bill.
 
-        What stays is not sent. What leaves is reused by changing its price; what is left over is
-        set to quantity 0, since a pending update may not delete.
+        What is left over is deleted, if nothing can be due. Otherwise it is set to quantity 0 and
+        deleted once that is paid, since a pending update may not delete; a flat fee left over even
+        so is deleted in an update that fails as a whole where the card is not charged at once.
         """
         catalog = await self._catalog()
         after = [slot for slot in order.after if not slot.metered]
         prices = await self.prices.ensure(catalog, after, order.currency, order.interval)
         held = {h.slot.key: h for h in order.before if not h.slot.metered}
-        leaving = [h for h in held.values() if h.slot.key not in {s.key for s in after}]
+        staying = {slot.key for slot in after}
+        leaving = sorted(
+            (h for key, h in held.items() if key not in staying),
+            key=lambda h: not _bills_at_zero(catalog, h.slot, order.currency, order.interval),
+        )
         items: list[dict[str, Any]] = []
         for slot in after:
             old = held.get(slot.key)
-            if old is not None and old.slot == slot and not order.new_period:
+            if old is not None and old.slot.costs_as(slot) and not order.new_period:
                 continue
             if old is None and leaving:
                 old = leaving.pop(0)
-            item = {"price": prices[slot], "quantity": _billable(catalog, slot)}
+            item = {"price": prices[slot], "quantity": slot.billable}
             items.append({"id": old.provider_item_id, **item} if old else item)
-        emptied = [old.provider_item_id for old in leaving]
-        items += [{"id": item_id, "quantity": 0} for item_id in emptied]
-        return items, emptied
+        gone = [old.provider_item_id for old in leaving]
+        flat = any(
+            _bills_at_zero(catalog, old.slot, order.currency, order.interval) for old in leaving
+        )
+        if gone and (flat or order.total_minor <= 0):
+            items += [{"id": item_id, "deleted": True} for item_id in gone]
+            return _ItemChanges(items, [], "error_if_incomplete")
+        items += [{"id": item_id, "quantity": 0} for item_id in gone]
+        return _ItemChanges(items, gone, "pending_if_incomplete")
 
     async def _sweep(
         self, change_id: str, subscription: ProviderSubscription, emptied: list[str]
@@ -507,13 +530,14 @@ class StripeProvider:
 
     async def _invoice(self, found: stripe.Invoice) -> ProviderInvoice:
         lines = list(found.lines.data)
-        if found.lines.has_more and found.id:
+        preview = found.status is None or (found.id or "").startswith("upcoming_in_")
+        if found.lines.has_more and found.id and not preview:
             pages = await self._client.v1.invoices.line_items.list_async(found.id, {"limit": 100})
             lines = [line async for line in pages.auto_paging_iter()]
         slots = await self.prices.slots(filter(None, map(_price_id, lines)))
         details = found.parent.subscription_details if found.parent else None
         return ProviderInvoice(
-            id=getattr(found, "id", None),
+            id=None if preview else found.id,
             number=found.number,
             status=found.status or "draft",
             currency=found.currency,
@@ -525,7 +549,8 @@ class StripeProvider:
             starting_balance_minor=found.starting_balance,
             ending_balance_minor=found.ending_balance,
             hosted_url=getattr(found, "hosted_invoice_url", None),
-            lines=tuple(_line(line, slots) for line in lines),
+            lines=tuple(_line(line, slots) for line in lines if line.amount or line.quantity),
+            lines_complete=not (preview and found.lines.has_more),
         )
 
     # ── sandbox ──────────────────────────────────────────────────────────────
@@ -565,9 +590,18 @@ class StripeProvider:
         await self._http_client.close_async()  # type: ignore[no-untyped-call]
 
 
-def _billable(catalog: Catalog, slot: Slot) -> int:
+class _ItemChanges(NamedTuple):
+    """Items to send, the ids of those that are emptied, and what happens if it is not paid."""
+
+    items: list[dict[str, Any]]
+    emptied: list[str]
+    payment_behavior: str
+
+
+def _bills_at_zero(catalog: Catalog, slot: Slot, currency: str, interval: Interval) -> bool:
     charge = catalog.version(slot.package_id, slot.version).charge(slot.charge_id)
-    return billable_quantity(charge, slot.quantity)
+    price = charge.price(currency, interval)
+    return bool(price and price.tiers and price.tiers[0].flat)
 
 
 def _line(line: stripe.InvoiceLineItem, slots: Mapping[str, Any]) -> Line:

@@ -6,6 +6,7 @@ All of it lives in one directory. Starting again goes on where it stopped.
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -69,7 +70,10 @@ class _StateFile:
 
 
 class Server(uvicorn.Server):
-    """A server beside another in one process: signals are the other's."""
+    """A server beside another in one process, that leaves signals alone.
+
+    uvicorn's own would raise them again at its end, in the midst of closing the other.
+    """
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -153,7 +157,9 @@ async def run_demo(
             file.state.loaded = True
             file.save()
         app = create_app(lambda: opened_services(settings), inbox_only=False)
-        server = uvicorn.Server(server_config(app))
+        server = Server(server_config(app))
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, server.handle_exit, number, None)
         announcing = asyncio.create_task(
             _when_started(server, lambda: announce(url, api_base, file.state))
         )

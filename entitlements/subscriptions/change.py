@@ -307,9 +307,9 @@ def _plan_now(
     book = Book(catalog, target.currency)
     lines: list[Line] = []
     if held is not None and mode is not ProrationMode.NONE:
-        changed = before if new_period else tuple(s for s in before if s not in after)
+        changed = before if new_period else _unlike(before, after)
         lines += book.credits(changed, held, at)
-    entering = after if new_period else tuple(s for s in after if s not in before)
+    entering = after if new_period else _unlike(after, before)
     if mode is not ProrationMode.NONE or new_period:
         lines += book.charges(entering, target.interval, period, at)
     charged = {slot.key: 0 for slot in after}
@@ -361,6 +361,11 @@ def _plan_now(
     )
 
 
+def _unlike(slots: tuple[Slot, ...], others: tuple[Slot, ...]) -> tuple[Slot, ...]:
+    """Those that are not paid for alike among the others."""
+    return tuple(s for s in slots if not any(s.costs_as(other) for other in others))
+
+
 def _charged_before(
     held: Subscription | None, after: tuple[Slot, ...], before: tuple[Slot, ...]
 ) -> dict[str, int]:
@@ -371,7 +376,8 @@ def _charged_before(
     return {
         slot.key: items[slot.package_id].charges[slot.charge_id].charged_minor
         for slot in after
-        if slot in before and slot.charge_id in items[slot.package_id].charges
+        if any(slot.costs_as(b) for b in before)
+        and slot.charge_id in items[slot.package_id].charges
     }
 
 

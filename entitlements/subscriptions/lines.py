@@ -15,7 +15,7 @@ import msgspec
 from entitlements.catalog.model import AnyPackage, Catalog, Charge
 from entitlements.kernel.money import round_half_away
 from entitlements.kernel.period import Interval, Period
-from entitlements.pricing.charges import amount
+from entitlements.pricing.charges import amount, billable_quantity
 from entitlements.pricing.proration import capped_credit, prorate
 from entitlements.pricing.quantities import charged_quantity
 from entitlements.subscriptions.state import Subscription
@@ -29,17 +29,30 @@ class LineKind(StrEnum):
 
 
 class Slot(msgspec.Struct, frozen=True):
-    """One charge of one package held: what the provider keeps as one subscription item."""
+    """One charge of one package held: what the provider keeps as one subscription item.
+
+    `quantity` is what was bought or is held, `billable` what of it is paid for (CATALOG.md); both
+    are 0 for a metered charge.
+    """
 
     package_id: str
     version: int
     charge_id: str
-    quantity: int  # as bought or held; 0 for metered
+    quantity: int
+    billable: int
     metered: bool = False
 
     @property
     def key(self) -> str:
         return f"{self.package_id}/{self.charge_id}"
+
+    def costs_as(self, other: "Slot") -> bool:
+        """Whether the two are paid for alike, so that nothing is settled between them."""
+        return (self.key, self.version, self.billable) == (
+            other.key,
+            other.version,
+            other.billable,
+        )
 
 
 class Allocation(msgspec.Struct, frozen=True):
@@ -100,28 +113,14 @@ def differences(engine: Sequence[Line], provider: Sequence[Line]) -> list[LineDi
     ]
 
 
-def as_provided(engine: Sequence[Line], provider: Sequence[Line]) -> tuple[Line, ...]:
-    """The provider's amounts under our wording, where both have the same lines; else its own."""
-    theirs = {_name(line): line for line in provider}
-    same = len(theirs) == len(provider) == len(engine) and theirs.keys() == {*map(_name, engine)}
-    if not same:
-        return tuple(provider)
-    return tuple(
-        msgspec.structs.replace(
-            line, id=theirs[_name(line)].id, amount_minor=theirs[_name(line)].amount_minor
-        )
-        for line in engine
-    )
-
-
-def _name(line: Line) -> str:
+def line_name(line: Line) -> str:
     return f"{line.kind} {line.package_id}@{line.version}/{line.charge_id}"
 
 
 def _by_line(lines: Iterable[Line]) -> dict[str, int]:
     sums: dict[str, int] = {}
     for line in lines:
-        sums[_name(line)] = sums.get(_name(line), 0) + line.amount_minor
+        sums[line_name(line)] = sums.get(line_name(line), 0) + line.amount_minor
     return sums
 
 
@@ -143,8 +142,9 @@ def slots_of(
     for item in items:
         package = catalog.version(item.package_id, item.version)
         for charge in package.charges:
-            quantity = 0 if charge.metered else charged_quantity(charge, item.quantity, quantities)
-            yield Slot(package.id, package.version, charge.id, quantity, charge.metered)
+            counted = 0 if charge.metered else charged_quantity(charge, item.quantity, quantities)
+            billable = 0 if charge.metered else billable_quantity(charge, counted)
+            yield Slot(package.id, package.version, charge.id, counted, billable, charge.metered)
 
 
 class Book:
@@ -171,17 +171,16 @@ class Book:
         items = {item.package_id: item for item in held.items}
         left = held.period.fraction_left(at)
         for slot in slots:
-            if slot.metered:
-                continue
-            charged = items[slot.package_id].charges[slot.charge_id].charged_minor
             potential = prorate(self._amount(slot, held.interval), left)
-            yield self._line(
-                LineKind.CREDIT,
-                slot,
-                "Unused time on ",
-                Period(at, held.period.end),
-                -capped_credit(potential, charged),
-            )
+            if _worth_a_line(slot, potential):
+                charged = items[slot.package_id].charges[slot.charge_id].charged_minor
+                yield self._line(
+                    LineKind.CREDIT,
+                    slot,
+                    "Unused time on ",
+                    Period(at, held.period.end),
+                    -capped_credit(potential, charged),
+                )
 
     def charges(
         self, slots: Iterable[Slot], interval: Interval, period: Period, at: datetime
@@ -189,13 +188,14 @@ class Book:
         """What the rest of a period costs from an instant: all of it at the period's start."""
         left = period.fraction_left(at)
         for slot in slots:
-            if not slot.metered:
+            amount_minor = prorate(self._amount(slot, interval), left)
+            if _worth_a_line(slot, amount_minor):
                 yield self._line(
                     LineKind.CHARGE,
                     slot,
                     "" if left == 1 else "Remaining time on ",
                     Period(max(at, period.start), period.end),
-                    prorate(self._amount(slot, interval), left),
+                    amount_minor,
                 )
 
     def _line(
@@ -227,6 +227,11 @@ class Book:
             amount = self._amount(slot, interval)
             by_package[slot.package_id] = by_package.get(slot.package_id, Fraction(0)) + amount
         return sum(round_half_away(amount / interval.months) for amount in by_package.values())
+
+
+def _worth_a_line(slot: Slot, amount_minor: int) -> bool:
+    """What is free has a line; nothing of something has none, unless a flat fee is due for it."""
+    return not slot.metered and bool(slot.billable or amount_minor)
 
 
 def held_mrr_minor(catalog: Catalog, held: Subscription) -> int:

@@ -4,6 +4,7 @@ Everything here is plain data in our own terms (packages, charges, minor units).
 named by an idempotency key of ours, so that it may be repeated after a crash.
 """
 
+from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
@@ -12,7 +13,7 @@ import msgspec
 
 from entitlements.catalog.model import ProrationMode
 from entitlements.kernel.period import Interval, Period
-from entitlements.subscriptions.lines import Line, Slot
+from entitlements.subscriptions.lines import Line, Slot, line_name
 from entitlements.subscriptions.state import SubscriptionStatus
 
 
@@ -45,11 +46,14 @@ class BillingOrder(msgspec.Struct, frozen=True, kw_only=True):
     at: datetime
     proration: ProrationMode
     new_period: bool  # the billing anchor is reset: the provider cannot pin the instant
-    cancel_now: bool = False
+    total_minor: int  # what our engine expects it to come to
 
 
 class ProviderInvoice(msgspec.Struct, frozen=True, kw_only=True):
-    """An invoice, or the preview of one (`id` None). `amount_due_minor` is after credit."""
+    """An invoice, or the preview of one (`id` None). `amount_due_minor` is after credit.
+
+    `lines_complete` is False for a long preview, of which the provider shows the first lines only.
+    """
 
     id: str | None
     number: str | None
@@ -64,6 +68,7 @@ class ProviderInvoice(msgspec.Struct, frozen=True, kw_only=True):
     ending_balance_minor: int | None
     lines: tuple[Line, ...]
     hosted_url: str | None = None
+    lines_complete: bool = True
 
 
 class ProviderItem(msgspec.Struct, frozen=True):
@@ -135,8 +140,8 @@ class PaymentProvider(Protocol):
         """
         ...
 
-    async def preview(self, order: BillingOrder) -> ProviderInvoice:
-        """What an order would be invoiced now. Changes nothing."""
+    async def preview(self, order: BillingOrder) -> ProviderInvoice | None:
+        """What an order would be invoiced now; None if no item changes. Changes nothing."""
         ...
 
     async def execute(self, change_id: str, order: BillingOrder) -> Outcome:
@@ -180,3 +185,22 @@ class PaymentProvider(Protocol):
     async def advance_clock(self, to: datetime) -> None:
         """Sandbox only: move the provider's test clock, and wait until it has arrived."""
         ...
+
+
+def as_provided(engine: Sequence[Line], provided: ProviderInvoice) -> tuple[Line, ...]:
+    """The provider's amounts under our wording, where both have the same lines; else its own.
+
+    Of a long preview the provider shows the first lines only: then ours stand for all of them.
+    """
+    if not provided.lines_complete:
+        return tuple(engine)
+    theirs = {line_name(line): line for line in provided.lines}
+    same = len(theirs) == len(provided.lines) == len(engine)
+    if not same or theirs.keys() != {*map(line_name, engine)}:
+        return provided.lines
+    return tuple(
+        msgspec.structs.replace(
+            line, id=theirs[line_name(line)].id, amount_minor=theirs[line_name(line)].amount_minor
+        )
+        for line in engine
+    )

@@ -15,7 +15,7 @@ from entitlements.kernel.period import to_second
 from entitlements.kernel.signing import InvalidToken, Signer
 from entitlements.subscriptions.change import Authority, ChangePlan
 from entitlements.subscriptions.holdings import EntitlementChange
-from entitlements.subscriptions.lines import Line, LineDifference
+from entitlements.subscriptions.lines import Line
 from entitlements.subscriptions.target import ChangeRequest
 
 VALID_FOR = timedelta(minutes=15)
@@ -53,7 +53,6 @@ class Quote(msgspec.Struct, frozen=True, kw_only=True):
     credit_applied_minor: int
     credit_balance_after_minor: int
     entitlement_changes: tuple[EntitlementChange, ...]
-    differences: tuple[LineDifference, ...] = ()
 
 
 class Due(msgspec.Struct, frozen=True):

@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 import structlog
+from prometheus_client import Counter
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -40,8 +41,9 @@ from entitlements.subscriptions import quote as quotes
 from entitlements.subscriptions.change import Authority, ChangeDirection, ChangePlan, plan_change
 from entitlements.subscriptions.holdings import entitlement_changes
 from entitlements.subscriptions.lines import (
+    TOLERANCE_MINOR,
+    Line,
     LineDifference,
-    as_provided,
     differences,
 )
 from entitlements.subscriptions.payments import (
@@ -52,6 +54,7 @@ from entitlements.subscriptions.payments import (
     OutcomeKind,
     PaymentProvider,
     ProviderInvoice,
+    as_provided,
 )
 from entitlements.subscriptions.quote import Quote, QuoteClaims
 from entitlements.subscriptions.records import (
@@ -78,6 +81,11 @@ KEY_AGE_LIMIT = timedelta(hours=23)
 """The provider may forget idempotency keys after 24 hours: older intents are not sent again."""
 
 WAIT_FOR_OWN_INTENT_SECONDS = 10
+
+DIFFERENCES = Counter(
+    "entitlements_provider_differences_total",
+    "Invoice lines on which our engine and the payment provider did not agree.",
+)
 UNSETTLED = ("pending", "awaiting_payment")
 
 
@@ -142,14 +150,14 @@ class ChangeService:
         now = to_second(self._clock.now())
         plan = plan_change(catalog, state, request, now, authority=authority)
         lines = plan.lines
-        found: tuple[LineDifference, ...] = ()
+        total = plan.total_minor if plan.invoiced_now else 0
+        provided = None
         if plan.invoiced_now:
             provided = await self._payments.preview(_order(row, state, plan))
-            found = tuple(differences(plan.lines, provided.lines))
-            lines = as_provided(plan.lines, provided.lines)
-            if found:
-                log.warning("quote_differs", customer=row.id, differences=len(found))
-        total = sum(line.amount_minor for line in lines) if plan.invoiced_now else 0
+        if provided is not None:
+            total = provided.total_minor
+            lines = as_provided(plan.lines, provided)
+            _tell_differences(plan.lines, provided, customer=row.id)
         due = quotes.due(total, state.credit_balance_minor, smallest_charge_minor(plan.currency))
         expires_at = quotes.expiry(now)
         claims = QuoteClaims(
@@ -174,7 +182,6 @@ class ChangeService:
             credit_applied_minor=due.credit_applied_minor,
             credit_balance_after_minor=due.credit_after_minor,
             entitlement_changes=entitlement_changes(catalog, state, plan),
-            differences=found,
         )
 
     # ── commits ──────────────────────────────────────────────────────────────
@@ -577,10 +584,11 @@ class ChangeService:
         if change.status != "awaiting_payment":
             change.settled_at = now
         if outcome.invoice is not None and outcome.invoice.id is not None:
-            change.invoice_provider_id = outcome.invoice.id
             await mirror_invoice(session, row.id, subscription_id, outcome.invoice)
-            if plan.invoiced_now and outcome.kind is OutcomeKind.APPLIED:
-                self._take_lines(change, plan, outcome.invoice)
+            if plan.invoiced_now and await _is_of(session, change, plan, outcome.invoice):
+                change.invoice_provider_id = outcome.invoice.id
+                if outcome.kind is OutcomeKind.APPLIED:
+                    self._take_lines(change, plan, outcome.invoice)
         row.revision += 1
         applied = change.status == "applied"
         await record(
@@ -605,11 +613,9 @@ class ChangeService:
 
     def _take_lines(self, change: ChangeRow, plan: ChangePlan, invoice: ProviderInvoice) -> None:
         """What was charged is what the provider says; where it is not ours, it is said aloud."""
-        lines = as_provided(plan.lines, invoice.lines)
-        change.lines = msgspec.to_builtins(lines)
-        change.total_minor = sum(line.amount_minor for line in lines)
-        if found := differences(plan.lines, invoice.lines):
-            log.error("invoice_differs", change=change.id, differences=msgspec.to_builtins(found))
+        change.lines = msgspec.to_builtins(as_provided(plan.lines, invoice))
+        change.total_minor = invoice.total_minor
+        _tell_differences(plan.lines, invoice, change=change.id)
 
     async def abandon(
         self, caller: Caller, change_id: str, *, bound_to: str | None = None
@@ -695,6 +701,35 @@ class ChangeService:
         return change
 
 
+async def _is_of(
+    session: AsyncSession, change: ChangeRow, plan: ChangePlan, invoice: ProviderInvoice
+) -> bool:
+    """Whether a subscription's latest invoice came of this change, and not of an earlier one."""
+    if invoice.created_at < plan.at:
+        return False
+    other = await session.scalar(
+        select(ChangeRow.id).where(
+            ChangeRow.customer_id == change.customer_id,
+            ChangeRow.invoice_provider_id == invoice.id,
+            ChangeRow.id != change.id,
+        )
+    )
+    return other is None
+
+
+def _tell_differences(engine: Sequence[Line], provided: ProviderInvoice, **about: str) -> None:
+    """Where our engine and the provider do not agree, somebody has to look."""
+    if provided.lines_complete:
+        found = differences(engine, provided.lines)
+    else:
+        total = sum(line.amount_minor for line in engine)
+        off = abs(total - provided.total_minor) > TOLERANCE_MINOR * len(engine)
+        found = [LineDifference("total", total, provided.total_minor)] if off else []
+    if found:
+        DIFFERENCES.inc(len(found))
+        log.error("provider_differs", differences=msgspec.to_builtins(found), **about)
+
+
 async def _refuse_while_unsettled(session: AsyncSession, customer_id: str) -> None:
     unsettled = await session.scalar(
         select(ChangeRow.id).where(
@@ -726,6 +761,7 @@ def _order(row: CustomerRow, state: CustomerState, plan: ChangePlan) -> BillingO
         at=plan.at,
         proration=plan.proration,
         new_period=plan.new_period,
+        total_minor=plan.total_minor,
     )
 
 
