@@ -317,14 +317,14 @@ def _route_of(method: str, path: str) -> tuple[Route, dict[str, str]]:
     path = path.rstrip("/") if path != "/" else path
     found = find_route(method, path)
     if found is None or path.endswith("/search"):
-        if any(known(path) for known in _sdk_paths()):
+        if any(known(path) for known in sdk_paths()):
             raise not_covered(f"{method} {path}")
         raise StripeError(404, f"Unrecognized request URL ({method}: {path}).")
     return found
 
 
 @cache
-def _sdk_paths() -> list[Any]:
+def sdk_paths() -> list[Any]:
     """Matchers of every path that the SDK calls, read from its sources when first needed."""
     folder = Path(stripe.__file__).parent
     found: set[str] = set()

@@ -14,14 +14,9 @@ import msgspec
 from entitlements.kernel.money import Money, round_half_away
 from entitlements.sandbox import meters
 from entitlements.sandbox.errors import Json, invalid
-from entitlements.sandbox.invoices import subscription_line
+from entitlements.sandbox.lines import subscription_line
 from entitlements.sandbox.periods import containing, fit_together
-from entitlements.sandbox.proration import (
-    credit_amount,
-    debit_amount,
-    debit_of,
-    price_amount,
-)
+from entitlements.sandbox.proration import credit_amount, debit_amount, debit_of, price_amount
 from entitlements.sandbox.store import Transaction, make_id
 
 MAX_ITEMS = 20

@@ -8,15 +8,7 @@ from entitlements.sandbox import cards
 from entitlements.sandbox.errors import Json, invalid, not_covered
 from entitlements.sandbox.events import emit
 from entitlements.sandbox.routes import Call, endpoint
-from entitlements.sandbox.shapes import (
-    PAGE,
-    in_range,
-    merge_metadata,
-    page,
-    public,
-    render,
-    shape,
-)
+from entitlements.sandbox.shapes import PAGE, in_range, merge_metadata, page, public, render, shape
 from entitlements.sandbox.store import Transaction, make_id
 
 MIN_SECONDS, MAX_SECONDS = 30 * 60, 24 * 3600

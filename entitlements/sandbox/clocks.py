@@ -5,7 +5,7 @@ from collections.abc import Callable
 import stripe
 
 from entitlements.kernel.clock import monotonic_seconds
-from entitlements.sandbox import checkout, customers, schedules, subscriptions
+from entitlements.sandbox import checkout, customers, renewals, schedules
 from entitlements.sandbox.errors import Json, invalid
 from entitlements.sandbox.events import emit
 from entitlements.sandbox.routes import Call, endpoint
@@ -22,9 +22,9 @@ SLICE_SECONDS = 0.04
 """How long other requests may have to wait for an advancing clock."""
 
 DUE: dict[str, Callable[[Transaction, Json, int], None]] = {
-    "subscription": subscriptions.run_due,
+    "subscription": renewals.run_due,
     "subscription_schedule": schedules.run_due,
-    "invoice": lambda tx, invoice, at: subscriptions.retry(tx, invoice),
+    "invoice": lambda tx, invoice, at: renewals.retry(tx, invoice),
     "checkout.session": checkout.expire,
 }
 """What to do with an object of a kind when its time has come."""

@@ -5,16 +5,15 @@ a negative total becomes credit, a total below the currency's smallest charge is
 """
 
 from collections.abc import Callable, Iterable
-from fractions import Fraction
 from typing import Any
 
 import stripe
 
-from entitlements.kernel.money import is_currency, round_half_away
 from entitlements.sandbox import customers
 from entitlements.sandbox.errors import Json, invalid
 from entitlements.sandbox.events import emit, now
 from entitlements.sandbox.intents import cancel_intent, intent_of, open_intent
+from entitlements.sandbox.invoice_items import line_of, pending_items, release_waiting
 from entitlements.sandbox.proration import SMALLEST_CHARGE_MINOR
 from entitlements.sandbox.routes import Call, endpoint
 from entitlements.sandbox.shapes import (
@@ -24,7 +23,6 @@ from entitlements.sandbox.shapes import (
     merge_metadata,
     page,
     page_of,
-    plain_shape,
     public,
     render,
     shape,
@@ -34,13 +32,8 @@ from entitlements.sandbox.store import Transaction, make_id
 SETTLED: list[Callable[[Transaction, Json], None]] = []
 """Who wants to know that an invoice was paid, voided or given up (the subscriptions do)."""
 
-MAX_AMOUNT_MINOR = 999_999_999_999
-
 LINES_SHOWN = 10
 """How many lines an invoice carries itself; the rest is in its list of lines, as at Stripe."""
-
-plain_shape("line_item", stripe.InvoiceLineItem)
-plain_shape("invoiceitem", stripe.InvoiceItem)
 
 
 def _payments(tx: Transaction, doc: Json) -> Json:
@@ -72,168 +65,6 @@ def _render_invoice(tx: Transaction, doc: Json) -> Json:
         "lines": list_object(
             f"/v1/invoices/{doc['id']}/lines", shown, has_more=len(lines) > LINES_SHOWN
         ),
-    }
-
-
-# --- lines
-
-
-def subscription_line(
-    sub: Json,
-    item: Json,
-    price: Json,
-    amount: int,
-    period: tuple[int, int],
-    description: str,
-    *,
-    quantity: int | None,
-    proration: bool = False,
-    credits: Json | None = None,
-) -> Json:
-    """A line for one item of a subscription. `credits` is the debit that a credit takes back."""
-    if abs(amount) > MAX_AMOUNT_MINOR:
-        raise invalid(f"The amount of an item may not exceed {MAX_AMOUNT_MINOR}.", "items")
-    line = _line(price["currency"], amount, period, description, sub["metadata"])
-    credited = None
-    if credits and credits.get("invoice"):
-        credited = {"invoice": credits["invoice"], "invoice_line_items": [credits["line"]]}
-    line |= {
-        "parent": {
-            "type": "subscription_item_details",
-            "invoice_item_details": None,
-            "subscription_item_details": {
-                "invoice_item": None,
-                "proration": proration,
-                "proration_details": {"credited_items": credited},
-                "subscription": sub["id"],
-                "subscription_item": item["id"],
-            },
-        },
-        "pricing": pricing_of(price),
-        "quantity": quantity,
-        "quantity_decimal": None if quantity is None else str(quantity),
-        "subscription": sub["id"],
-        "_credits": credits and credits["line"],
-    }
-    return line
-
-
-def _line(
-    currency: str, amount: int, period: tuple[int, int], description: str | None, metadata: Json
-) -> Json:
-    return {
-        "id": make_id("il"),
-        "object": "line_item",
-        "amount": amount,
-        "currency": currency,
-        "description": description,
-        "discount_amounts": [],
-        "discountable": amount >= 0,
-        "discounts": [],
-        "invoice": None,
-        "livemode": False,
-        "metadata": dict(metadata),
-        "parent": None,
-        "period": {"start": period[0], "end": period[1]},
-        "pretax_credit_amounts": [],
-        "pricing": None,
-        "quantity": 1,
-        "quantity_decimal": "1",
-        "subscription": None,
-        "subtotal": amount,
-        "taxes": [],
-    }
-
-
-def pricing_of(price: Json) -> Json:
-    return {
-        "type": "price_details",
-        "price_details": {"price": price["id"], "product": price["product"]},
-        "unit_amount_decimal": price["unit_amount_decimal"],
-    }
-
-
-def pend(tx: Transaction, customer: Json, line: Json) -> Json:
-    """Keep a line as an item that the next invoice takes."""
-    details = (line["parent"] or {}).get("subscription_item_details")
-    credited = details and details["proration_details"]["credited_items"]
-    item = {
-        "id": make_id("ii"),
-        "object": "invoiceitem",
-        "amount": line["amount"],
-        "currency": line["currency"],
-        "customer": customer["id"],
-        "date": now(tx, customer),
-        "description": line["description"],
-        "discountable": line["discountable"],
-        "discounts": [],
-        "frozen_fields": [],
-        "invoice": None,
-        "livemode": False,
-        "metadata": line["metadata"],
-        "net_amount": line["amount"],
-        "parent": details
-        and {
-            "type": "subscription_details",
-            "subscription_details": {
-                "subscription": details["subscription"],
-                "subscription_item": details["subscription_item"],
-            },
-        },
-        "period": line["period"],
-        "pricing": line["pricing"],
-        "proration": bool(details and details["proration"]),
-        "proration_details": {
-            "credited_items": credited
-            and {
-                "type": "invoice_line_items",
-                "invoice_item": None,
-                "invoice_line_item_details": credited,
-            },
-            "discount_amounts": [],
-        },
-        "quantity": line["quantity"] or 0,
-        "quantity_decimal": line["quantity_decimal"] or "0",
-        "tax_rates": [],
-        "test_clock": customer["test_clock"],
-        "_parent": line["subscription"] or customer["id"],
-        "_line": line,
-        "_subscription": line["subscription"],
-    }
-    tx.save(item)
-    emit(tx, "invoiceitem.created", item)
-    return item
-
-
-def pending_items(tx: Transaction, customer: str, subscription: str | None) -> list[Json]:
-    """What waits for the next invoice of a subscription: its own items and the customer's."""
-    return [
-        item
-        for item in tx.find("invoiceitem", customer=customer)
-        if item["invoice"] is None and item["_subscription"] in (None, subscription)
-    ]
-
-
-def line_of(item: Json) -> Json:
-    """The line that a waiting item becomes."""
-    line: Json = item["_line"] | {"metadata": item["metadata"], "description": item["description"]}
-    details = line["parent"] and line["parent"]["subscription_item_details"]
-    if details:
-        return line | {
-            "parent": line["parent"]
-            | {"subscription_item_details": details | {"invoice_item": item["id"]}}
-        }
-    return line | {
-        "parent": {
-            "type": "invoice_item_details",
-            "invoice_item_details": {
-                "invoice_item": item["id"],
-                "proration": False,
-                "proration_details": {"credited_items": None},
-                "subscription": item["_subscription"],
-            },
-            "subscription_item_details": None,
-        }
     }
 
 
@@ -512,15 +343,6 @@ def void(tx: Transaction, invoice: Json) -> None:
     _settled(tx, invoice)
 
 
-def release_waiting(tx: Transaction, invoice: Json) -> None:
-    """Let what waited before a voided invoice wait again."""
-    for id in invoice["_was_pending"]:
-        item = tx.get(id)
-        if item is not None:
-            item["invoice"] = None
-            tx.save(item)
-
-
 # --- endpoints
 
 
@@ -694,123 +516,3 @@ def list_payments(call: Call) -> Json:
 @endpoint("GET", "/v1/invoice_payments/{id}", "InvoicePaymentRetrieveParams", "")
 def retrieve_payment(call: Call) -> Json:
     return render(call.tx, call.tx.need(call.path["id"], "invoice_payment"))
-
-
-# --- invoice items
-
-
-@endpoint(
-    "POST",
-    "/v1/invoiceitems",
-    "InvoiceItemCreateParams",
-    "customer amount currency description metadata period subscription quantity "
-    "unit_amount_decimal pricing invoice",
-)
-def create_item(call: Call) -> Json:
-    tx, p = call.tx, call.params
-    if "customer" not in p:
-        raise invalid("Missing required param: customer.", "customer", "parameter_missing")
-    customer = customers.customer_of(tx, p["customer"])
-    sub = (
-        tx.need(p["subscription"], "subscription", "subscription") if "subscription" in p else None
-    )
-    at = now(tx, customer)
-    period = p.get("period", {"start": at, "end": at})
-    currency, amount, pricing = _item_amount(tx, customer, p)
-    customers.settle_currency(tx, customer, currency)
-    line = _line(
-        currency,
-        amount,
-        (period["start"], period["end"]),
-        p.get("description"),
-        merge_metadata({}, p.get("metadata")),
-    )
-    quantity = p.get("quantity", 1)
-    line |= {"pricing": pricing, "quantity": quantity, "quantity_decimal": str(quantity)}
-    line["subscription"] = sub and sub["id"]
-    item = pend(tx, customer, line)
-    if "invoice" in p:
-        _add_to_draft(tx, item, tx.need(p["invoice"], "invoice", "invoice"))
-    return render(tx, item)
-
-
-def _item_amount(tx: Transaction, customer: Json, p: Json) -> tuple[str, int, Json | None]:
-    ways = [k for k in ("amount", "unit_amount_decimal", "pricing") if k in p]
-    if len(ways) != 1:
-        raise invalid("Pass one of amount, unit_amount_decimal or pricing.", "amount")
-    if ways == ["pricing"]:
-        price = tx.need(p["pricing"].get("price", ""), "price", "pricing[price]")
-        if price["type"] != "one_time":
-            raise invalid("The price must be a one-time price.", "pricing[price]")
-        rate = Fraction(price["unit_amount_decimal"] or 0)
-        total = round_half_away(rate * p.get("quantity", 1))
-        return price["currency"], total, pricing_of(price)
-    currency = p.get("currency") or customer["currency"]
-    if not currency or not is_currency(currency):
-        raise invalid("Missing required param: currency.", "currency", "parameter_missing")
-    if ways == ["amount"]:
-        return currency, p["amount"], None
-    return (
-        currency,
-        round_half_away(Fraction(p["unit_amount_decimal"]) * p.get("quantity", 1)),
-        None,
-    )
-
-
-def _add_to_draft(tx: Transaction, item: Json, invoice: Json) -> None:
-    if invoice["status"] != "draft" or invoice["customer"] != item["customer"]:
-        raise invalid("The invoice is not a draft of this customer.", "invoice")
-    if invoice["currency"] != item["currency"]:
-        raise invalid("The invoice is in another currency.", "currency")
-    before = render(tx, invoice)
-    item["invoice"] = invoice["id"]
-    invoice["_lines"] += _own([line_of(item)], invoice["id"])
-    invoice["_was_pending"].append(item["id"])
-    total = sum(line["amount"] for line in invoice["_lines"])
-    customer = tx.need(invoice["customer"], "customer", "customer")
-    due, _ = settle(total, customer["balance"], invoice["currency"])
-    invoice |= dict.fromkeys(
-        ("subtotal", "subtotal_excluding_tax", "total", "total_excluding_tax"), total
-    )
-    invoice |= {"amount_due": due, "amount_remaining": due}
-    tx.save(item)
-    tx.save(invoice)
-    emit(tx, "invoice.updated", invoice, before)
-
-
-@endpoint("GET", "/v1/invoiceitems/{id}", "InvoiceItemRetrieveParams", "")
-def retrieve_item(call: Call) -> Json:
-    return render(call.tx, call.tx.need(call.path["id"], "invoiceitem"))
-
-
-@endpoint("DELETE", "/v1/invoiceitems/{id}", "InvoiceItemDeleteParams", "")
-def delete_item(call: Call) -> Json:
-    tx = call.tx
-    item = tx.need(call.path["id"], "invoiceitem")
-    if item["invoice"] is not None:
-        raise invalid("The invoice item is part of an invoice.", code="invoice_not_editable")
-    drop_item(tx, item)
-    return render(tx, item)
-
-
-def drop_item(tx: Transaction, item: Json) -> None:
-    emit(tx, "invoiceitem.deleted", item)
-    item["_deleted"] = True
-    tx.save(item)
-
-
-@endpoint(
-    "GET", "/v1/invoiceitems", "InvoiceItemListParams", f"customer invoice pending created {PAGE}"
-)
-def list_items(call: Call) -> Json:
-    p = call.params
-    filters = {"customer": p["customer"]} if "customer" in p else {}
-
-    def keep(item: Json) -> bool:
-        return (
-            p.get("pending") in (None, item["invoice"] is None)
-            and p.get("invoice") in (None, item["invoice"])
-            and in_range(item["date"], p.get("created"))
-        )
-
-    return page(call.tx, "/v1/invoiceitems", "invoiceitem", p, keep, **filters)

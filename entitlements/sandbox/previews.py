@@ -1,12 +1,21 @@
 """Invoices that are not made: what a change would bill, or the next renewal. Nothing is stored."""
 
-from entitlements.sandbox import changes, customers, invoices, subscriptions
+from entitlements.sandbox import (
+    changes,
+    customers,
+    endings,
+    invoice_items,
+    invoices,
+    signup,
+    updates,
+)
 from entitlements.sandbox.changes import Plan, Wanted
 from entitlements.sandbox.errors import Json, invalid
 from entitlements.sandbox.events import now
 from entitlements.sandbox.routes import Call, endpoint
 from entitlements.sandbox.shapes import merge_metadata, render
 from entitlements.sandbox.store import Transaction
+from entitlements.sandbox.subscriptions import ENDED
 from entitlements.sandbox.upcoming import unchanged, upcoming
 
 _ITEM = "subscription_details.items[]."
@@ -41,7 +50,7 @@ def create_preview(call: Call) -> Json:
 
 
 def preview_change(tx: Transaction, sub: Json, details: Json, *, recurring: bool) -> Json:
-    if sub["status"] in subscriptions.ENDED:
+    if sub["status"] in ENDED:
         raise invalid(
             "No upcoming invoices for a canceled subscription.", code="invoice_upcoming_none"
         )
@@ -52,7 +61,7 @@ def preview_change(tx: Transaction, sub: Json, details: Json, *, recurring: bool
         return _preview_end(tx, sub, details)
     name = "subscription_details[items]"
     try:
-        wanted = subscriptions.wanted_of(tx, sub, details, name)
+        wanted = updates.wanted_of(tx, sub, details, name)
     except Exception as error:
         _rename_param(error)
         raise
@@ -77,8 +86,8 @@ def _rename_param(error: Exception) -> None:
 def _preview_now(tx: Transaction, sub: Json, wanted: Wanted, plan: Plan) -> Json:
     """What the update would invoice at once: what waits, then its own lines."""
     customer = customers.customer_of(tx, sub["customer"])
-    waiting = invoices.pending_items(tx, customer["id"], sub["id"])
-    lines = [invoices.line_of(item) for item in waiting] + plan.prorations + plan.charges
+    waiting = invoice_items.pending_items(tx, customer["id"], sub["id"])
+    lines = [invoice_items.line_of(item) for item in waiting] + plan.prorations + plan.charges
     return invoices.compose(
         tx,
         customer,
@@ -95,9 +104,9 @@ def _preview_end(tx: Transaction, sub: Json, details: Json) -> Json:
     customer = customers.customer_of(tx, sub["customer"])
     at = details.get("proration_date", now(tx, sub))
     prorate = details.get("proration_behavior", "create_prorations") != "none"
-    waiting = invoices.pending_items(tx, customer["id"], sub["id"])
-    lines = [invoices.line_of(item) for item in waiting]
-    lines += subscriptions.final_lines(tx, sub, at, prorate=prorate, with_usage=True)
+    waiting = invoice_items.pending_items(tx, customer["id"], sub["id"])
+    lines = [invoice_items.line_of(item) for item in waiting]
+    lines += endings.final_lines(tx, sub, at, prorate=prorate, with_usage=True)
     return invoices.compose(
         tx,
         customer,
@@ -120,7 +129,7 @@ def _preview_new(tx: Transaction, p: Json, details: Json, *, recurring: bool) ->
         asked["billing_cycle_anchor"] = anchor["timestamp"]
     if "currency" in p:
         asked["currency"] = p["currency"]
-    sub, charges = subscriptions.draft(tx, customer, asked, "subscription_details[items]")
+    sub, charges = signup.draft(tx, customer, asked, "subscription_details[items]")
     if recurring:
         at = now(tx, customer)
         sub["billing_cycle_anchor"] = at
@@ -129,7 +138,7 @@ def _preview_new(tx: Transaction, p: Json, details: Json, *, recurring: bool) ->
             for item in sub["_items"]
             for line in changes.begin_item_period(tx, sub, item, at, at)
         ]
-    waiting = [] if recurring else invoices.pending_items(tx, customer["id"], sub["id"])
-    lines = [invoices.line_of(item) for item in waiting] + charges
+    waiting = [] if recurring else invoice_items.pending_items(tx, customer["id"], sub["id"])
+    lines = [invoice_items.line_of(item) for item in waiting] + charges
     shown = invoices.compose(tx, customer, sub, lines, "upcoming", now(tx, customer), preview=True)
     return shown if known else shown | {"customer": None}

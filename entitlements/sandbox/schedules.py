@@ -8,21 +8,14 @@ from typing import Any
 
 import stripe
 
-from entitlements.sandbox import changes, invoices, subscriptions
+from entitlements.sandbox import changes, endings, invoice_items, subscriptions, updates
 from entitlements.sandbox.changes import Wanted
 from entitlements.sandbox.customers import customer_of
 from entitlements.sandbox.errors import Json, invalid, not_covered
 from entitlements.sandbox.events import emit, now
 from entitlements.sandbox.periods import step
 from entitlements.sandbox.routes import Call, endpoint
-from entitlements.sandbox.shapes import (
-    PAGE,
-    in_range,
-    merge_metadata,
-    page,
-    plain_shape,
-    render,
-)
+from entitlements.sandbox.shapes import PAGE, in_range, merge_metadata, page, plain_shape, render
 from entitlements.sandbox.store import Transaction, make_id
 
 MAX_PHASES = 10
@@ -304,9 +297,7 @@ def cancel_schedule(call: Call) -> Json:
     schedule = _active(tx, call.path["id"])
     sub = tx.need(schedule["subscription"], "subscription")
     subscriptions.refuse_while_advancing(tx, customer_of(tx, sub["customer"]))
-    subscriptions.cancel(
-        tx, sub, invoice_now=p.get("invoice_now", True), prorate=p.get("prorate", True)
-    )
+    endings.cancel(tx, sub, invoice_now=p.get("invoice_now", True), prorate=p.get("prorate", True))
     return render(tx, schedule)
 
 
@@ -349,7 +340,7 @@ def run_due(tx: Transaction, schedule: Json, at: int) -> None:
     schedule["_due"] = phase["end_date"]
     tx.save(schedule)
     with subscriptions.changing(tx, sub):
-        subscriptions.drop_pending(tx, sub)
+        endings.drop_pending(tx, sub)
         _enter(tx, sub, phase, at)
     emit(tx, "subscription_schedule.updated", schedule, before)
 
@@ -383,7 +374,7 @@ def _enter(tx: Transaction, sub: Json, phase: Json, at: int) -> None:
             proration=phase["proration_behavior"],
             anchor_now=phase["billing_cycle_anchor"] == "phase_start",
         )
-        subscriptions.change(tx, sub, wanted, {})
+        updates.change(tx, sub, wanted, {})
 
 
 def _enter_at_boundary(tx: Transaction, sub: Json, phase: Json, at: int) -> None:
@@ -391,7 +382,7 @@ def _enter_at_boundary(tx: Transaction, sub: Json, phase: Json, at: int) -> None
     customer = customer_of(tx, sub["customer"])
     items, left = changes.items_at_boundary(tx, sub["_items"], phase["items"], at)
     for line in changes.usage_so_far(tx, sub, left, at):
-        invoices.pend(tx, customer, line)
+        invoice_items.pend(tx, customer, line)
     sub["_items"] = items
     if phase["billing_cycle_anchor"] == "phase_start":
         sub["billing_cycle_anchor"] = at

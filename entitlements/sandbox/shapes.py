@@ -25,7 +25,7 @@ class Shape(typing.NamedTuple):
     includable: dict[str, Renderer | None]
 
 
-_SHAPES: dict[str, Shape] = {}
+SHAPES: dict[str, Shape] = {}
 
 
 def shape(
@@ -36,7 +36,7 @@ def shape(
     """Declares how a kind of object is shown. `includable` fields are left out until expanded."""
 
     def declare(render: Renderer) -> Renderer:
-        _SHAPES[kind] = Shape(sdk_class, render, includable or {})
+        SHAPES[kind] = Shape(sdk_class, render, includable or {})
         return render
 
     return declare
@@ -53,7 +53,7 @@ def public(doc: Json) -> Json:
 
 def render(tx: Transaction, doc: Json) -> Json:
     """The object as the API shows it, nothing expanded."""
-    found = _SHAPES[doc["object"]]
+    found = SHAPES[doc["object"]]
     if doc.get("_deleted"):
         return {"id": doc["id"], "object": doc["object"], "deleted": True}
     shown = _template(doc["object"]) | found.render(tx, doc)
@@ -65,7 +65,7 @@ def render(tx: Transaction, doc: Json) -> Json:
 
 @cache
 def _frame(kind: str) -> tuple[str, ...]:
-    found = _SHAPES[kind]
+    found = SHAPES[kind]
     names = {n for n, a in found.sdk_class.__annotations__.items() if _is_optional(a)}
     return tuple(sorted(names - {"deleted"} - set(found.includable)))
 
@@ -74,7 +74,7 @@ def _template(kind: str) -> Json:
     return {"id": None, "object": kind} | dict.fromkeys(_frame(kind))
 
 
-def _is_union(annotation: Any) -> bool:
+def is_union(annotation: Any) -> bool:
     origin: Any = typing.get_origin(annotation)
     return origin is typing.Union
 
@@ -121,11 +121,11 @@ def _field(sdk_class: type, name: str) -> tuple[type | None, bool] | None:
     if annotation is None or name in ("object", "OBJECT_NAME"):
         return None
     kind = getattr(sdk_class, "OBJECT_NAME", "")
-    includable = kind in _SHAPES and name in _SHAPES[kind].includable
+    includable = kind in SHAPES and name in SHAPES[kind].includable
     members = [m for m in typing.get_args(annotation) if m is not type(None)] or [annotation]
-    if not _is_union(annotation):
+    if not is_union(annotation):
         members = [annotation]
-    expandable = str in members and any(_resource(m) for m in members)
+    expandable = str in members and any(sdk_class_named(m) for m in members)
     for member in members:
         target = _target(member)
         if target is not None:
@@ -149,11 +149,11 @@ def _target(annotation: Any) -> type | None:
         if member is None:
             return None
         return _list_of(member) if origin is stripe.ListObject else member
-    if _is_union(annotation):
+    if is_union(annotation):
         return next(filter(None, map(_target, typing.get_args(annotation))), None)
     if isinstance(annotation, type) and issubclass(annotation, stripe.StripeObject):
         return annotation
-    return _resource(annotation)
+    return sdk_class_named(annotation)
 
 
 _ALIASES = {
@@ -165,7 +165,7 @@ _ALIASES = {
 }
 
 
-def _resource(annotation: Any) -> type | None:
+def sdk_class_named(annotation: Any) -> type | None:
     """The SDK's class of a reference such as `"Price"` or `ForwardRef("Customer")`."""
     name = annotation
     if isinstance(annotation, typing.ForwardRef):
@@ -193,14 +193,14 @@ def _expand_into(tx: Transaction, node: Any, steps: list[str]) -> None:
     if not steps or not isinstance(node, dict):
         return
     name = steps[0]
-    found = _SHAPES.get(node.get("object", ""))
+    found = SHAPES.get(node.get("object", ""))
     if found and name in found.includable and name not in node:
         doc = tx.get(node["id"])
         include = found.includable[name]
         node[name] = include(tx, doc) if include and doc else None
     elif isinstance(node.get(name), str):
         doc = tx.get(node[name])
-        if doc is not None and (len(steps) > 1 or doc["object"] in _SHAPES):
+        if doc is not None and (len(steps) > 1 or doc["object"] in SHAPES):
             node[name] = render(tx, doc)
     _expand_into(tx, node.get(name), steps[1:])
 
@@ -218,8 +218,8 @@ def list_object(url: str, data: list[Json], *, has_more: bool = False) -> Json:
 def check_expand_of(shown: Json, paths: Iterable[str]) -> None:
     """`check_expand` for an answer, by the kind of object (or of list) that it is."""
     kind = shown.get("_kind") or shown.get("object", "")
-    if kind in _SHAPES:
-        check_expand(_SHAPES[kind].sdk_class, paths, is_list="_kind" in shown)
+    if kind in SHAPES:
+        check_expand(SHAPES[kind].sdk_class, paths, is_list="_kind" in shown)
 
 
 def page(

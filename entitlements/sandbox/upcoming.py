@@ -1,6 +1,6 @@
 """The invoice of the next renewal, before it is made."""
 
-from entitlements.sandbox import changes, customers, invoices
+from entitlements.sandbox import changes, customers, invoice_items, invoices
 from entitlements.sandbox.changes import Plan, Wanted
 from entitlements.sandbox.errors import Json, invalid
 from entitlements.sandbox.store import Transaction
@@ -40,8 +40,8 @@ def upcoming(
     ends = _ends_by(sub, details, at)
     lines: list[Json] = []
     if not recurring:
-        waiting = invoices.pending_items(tx, customer["id"], sub["id"])
-        lines = [invoices.line_of(item) for item in waiting] + plan.prorations
+        waiting = invoice_items.pending_items(tx, customer["id"], sub["id"])
+        lines = [invoice_items.line_of(item) for item in waiting] + plan.prorations
         lines += changes.usage_so_far(tx, after, left, at)
     if ends and not trialing:
         lines += changes.usage_so_far(tx, after, items, at)

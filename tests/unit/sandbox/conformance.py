@@ -7,7 +7,7 @@ from typing import Any
 import stripe
 from stripe._stripe_object import UntypedStripeObject
 
-from entitlements.sandbox.shapes import _SHAPES, _is_union, _resource
+from entitlements.sandbox.shapes import SHAPES, is_union, sdk_class_named
 
 # What the API itself adds to every deleted object, and the fields that only wire formats have.
 _DELETED = {"id", "object", "deleted"}
@@ -20,9 +20,9 @@ def mistakes(body: Any, path: str = "") -> list[str]:
     kind = body.get("object")
     if kind == "list":
         return [m for i, each in enumerate(body["data"]) for m in mistakes(each, f"{path}[{i}]")]
-    if kind not in _SHAPES:
+    if kind not in SHAPES:
         return [f"{path}: {kind} is no known object"]
-    return _check_class(_SHAPES[kind].sdk_class, body, f"{path}{kind}")
+    return _check_class(SHAPES[kind].sdk_class, body, f"{path}{kind}")
 
 
 def _check_class(cls: type, body: Any, path: str) -> list[str]:
@@ -47,7 +47,7 @@ def _check(annotation: Any, value: Any, path: str) -> list[str]:
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if annotation is Any:
         return []
-    if _is_union(annotation):
+    if is_union(annotation):
         if value is None and type(None) in args:
             return []
         tries = [_check(a, value, path) for a in args if a is not type(None)]
@@ -65,7 +65,7 @@ def _check(annotation: Any, value: Any, path: str) -> list[str]:
             return [f"{path}: no list object"]
         return [m for i, v in enumerate(value["data"]) for m in _check(args[0], v, f"{path}[{i}]")]
     if isinstance(annotation, str | typing.ForwardRef):
-        resource = _resource(annotation)
+        resource = sdk_class_named(annotation)
         if not isinstance(value, dict) or resource is None:
             return [f"{path}: {value!r} is no {annotation}"]
         return _check_class(resource, value, path)

@@ -10,7 +10,7 @@ import pytest
 import stripe
 import typing_extensions
 
-from entitlements.sandbox.app import _sdk_paths
+from entitlements.sandbox.app import sdk_paths
 from entitlements.sandbox.params import fields
 from entitlements.sandbox.routes import ROUTES
 from tests.unit.sandbox.conftest import AUGUST_6, Checked, World, refused, sdk
@@ -156,7 +156,7 @@ def test_what_the_sandbox_does_not_cover_is_said_aloud(raw: httpx.Client) -> Non
 
 def test_every_endpoint_is_one_of_the_sdks_with_parameters_of_the_sdks() -> None:
     for route in ROUTES:
-        assert any(known(route.path.replace("{", "").replace("}", "")) for known in _sdk_paths())
+        assert any(known(route.path.replace("{", "").replace("}", "")) for known in sdk_paths())
         for cover in route.schema.covers - {"expand"}:
             assert _exists(route.schema.type, cover.split(".")), (route.path, cover)
 
