@@ -20,9 +20,12 @@ from entitlements.kernel.period import add_months, to_second
 from entitlements.kernel.signing import Signer
 from entitlements.settings import Settings
 from entitlements.storage.engine import create_engine
+from entitlements.storage.feed import ChangeFeed
 from entitlements.storage.installation import installation, lock_installation
 from entitlements.storage.unit_of_work import Database
 from entitlements.subscriptions.customers import CustomerService
+from entitlements.subscriptions.paying import PayingService
+from entitlements.subscriptions.return_urls import ReturnUrls
 from entitlements.subscriptions.service import Caller, ChangeService
 from entitlements.subscriptions.state import SubscriptionStatus
 from entitlements.subscriptions.sync import ProviderSync
@@ -40,18 +43,21 @@ class Services:
 
     settings: Settings
     database: Database
+    feed: ChangeFeed
     clock: Clock
     signer: Signer
     catalog: CatalogService
     customers: CustomerService
     changes: ChangeService
     sync: ProviderSync
+    paying: PayingService
     payments: StripeProvider
     webhooks: Webhooks
     access: Access
     sandbox_clock: "SandboxClock"
 
     async def close(self) -> None:
+        await self.feed.close()
         await self.payments.close()
         await self.database.close()
 
@@ -175,12 +181,8 @@ async def build_services(settings: Settings, *, clock: SettableClock | None = No
     await sandbox_clock.load()
     service_clock = sandbox_clock.clock
     signer = Signer(settings.signing_secrets)
-    catalog = CatalogService(
-        database,
-        service_clock,
-        held_versions=_held_versions,
-        require_second_approver=settings.require_second_approver,
-    )
+    feed = ChangeFeed(database)
+    catalog = _catalog_service(settings, database, service_clock, feed)
     api_key = settings.stripe_api_key.get_secret_value()
     payments = StripeProvider(
         database,
@@ -190,13 +192,16 @@ async def build_services(settings: Settings, *, clock: SettableClock | None = No
         test_clock=sandbox_clock.test_clock_id if settings.sandbox else None,
         clock=service_clock,
     )
-    changes = ChangeService(database, catalog.current, service_clock, signer, payments)
+    return_urls = _return_urls(settings)
+    changes = ChangeService(database, catalog.current, service_clock, signer, payments, return_urls)
     sync = ProviderSync(database, catalog.current, service_clock, payments, changes)
     sandbox_clock.connect(payments, sync)
     customers = CustomerService(database, catalog.current, service_clock, sandbox=settings.sandbox)
+    feed.start()
     return Services(
         settings=settings,
         database=database,
+        feed=feed,
         clock=service_clock,
         signer=signer,
         catalog=catalog,
@@ -204,6 +209,7 @@ async def build_services(settings: Settings, *, clock: SettableClock | None = No
         changes=changes,
         sync=sync,
         payments=payments,
+        paying=PayingService(database, service_clock, payments, sync, return_urls),
         webhooks=Webhooks(
             database,
             service_clock,
@@ -216,6 +222,35 @@ async def build_services(settings: Settings, *, clock: SettableClock | None = No
     )
 
 
+def _catalog_service(
+    settings: Settings, database: Database, clock: Clock, feed: ChangeFeed
+) -> CatalogService:
+    return CatalogService(
+        database,
+        clock,
+        feed,
+        held_versions=_held_versions,
+        require_second_approver=settings.require_second_approver,
+    )
+
+
+@asynccontextmanager
+async def opened_catalog(settings: Settings) -> AsyncIterator[CatalogService]:
+    """The catalog alone, for commands: asks for a database, and for no key of the provider."""
+    if not settings.database_url:
+        raise ValidationFailed.of(
+            "ENTITLEMENTS_DATABASE_URL", "MISSING", "a database URL is needed"
+        )
+    database = Database(create_engine(settings.database_url))
+    try:
+        await _check_mode(database, settings)
+        sandbox_clock = SandboxClock(settings, database, None)
+        await sandbox_clock.load()
+        yield _catalog_service(settings, database, sandbox_clock.clock, ChangeFeed(database))
+    finally:
+        await database.close()
+
+
 @asynccontextmanager
 async def opened_services(
     settings: Settings, *, clock: SettableClock | None = None
@@ -225,6 +260,14 @@ async def opened_services(
         yield services
     finally:
         await services.close()
+
+
+def _return_urls(settings: Settings) -> ReturnUrls:
+    """In a sandbox any page of this machine will do, the sandbox's own where none is given."""
+    origins = settings.return_origins
+    if settings.sandbox and not origins:
+        origins = (settings.stripe_api_base.rstrip("/"),)
+    return ReturnUrls(origins, loopback=settings.sandbox)
 
 
 async def _check_mode(database: Database, settings: Settings) -> None:

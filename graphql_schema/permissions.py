@@ -99,6 +99,8 @@ RULES: Mapping[str, Rule] = {
     "Mutation.purchaseAddOn": Rule(_CUSTOMER_WRITERS, CustomerScope.BUY),
     "Mutation.cancelSubscription": Rule(_CUSTOMER_WRITERS, CustomerScope.BUY),
     "Mutation.cancelScheduledChange": Rule(_CUSTOMER_WRITERS, CustomerScope.BUY),
+    "Mutation.setUpPaymentMethod": Rule(_CUSTOMER_WRITERS, CustomerScope.BUY),
+    "Mutation.payInvoice": Rule(_CUSTOMER_WRITERS, CustomerScope.BUY),
     "Mutation.proposeCatalog": Rule(frozenset({Role.PRICING, Role.ADMIN})),
     "Mutation.approveProposal": Rule(_AUDITORS),
     "Mutation.rejectProposal": Rule(_AUDITORS),

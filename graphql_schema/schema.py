@@ -4,6 +4,7 @@
 """
 
 import strawberry
+from graphql import Undefined
 from strawberry.schema.config import StrawberryConfig
 
 from graphql_schema.errors import CodedErrors
@@ -44,6 +45,21 @@ schema = _Schema(
     exception_handlers=[*HANDLERS, *QUOTE_HANDLERS],
     config=StrawberryConfig(scalar_map=SCALARS),
 )
+
+
+def _drop_null_defaults() -> None:
+    """Null is no default of the contract's: what is left out is simply left out.
+
+    Strawberry shows the resolvers' own `= None` as one, which would change with their signatures.
+    """
+    for kind in schema._schema.type_map.values():
+        for field in getattr(kind, "fields", {}).values():
+            for taken in (field, *getattr(field, "args", {}).values()):
+                if getattr(taken, "default_value", Undefined) is None:
+                    taken.default_value = Undefined
+
+
+_drop_null_defaults()
 
 if __name__ == "__main__":
     print(schema.as_str())  # noqa: T201

@@ -115,6 +115,7 @@ _CHANGE = """__typename
              lines { kind chargeId package { versionId } amount { amountMinor } } }
     customer { id revision subscriptions { plan { versionId } } } }
   ... on PaymentActionRequired { clientSecret hostedUrl change { id status } }
+  ... on CheckoutRequired { url expiresAt pendingChange { id status } }
   ... on PaymentDeclined { declineCode }
   ... on QuoteStale { quote { token dueNow { amountMinor } } }
   ... on QuoteExpired { quote { token dueNow { amountMinor } } }

@@ -26,10 +26,10 @@ from entitlements.services import Services, opened_services
 from entitlements.settings import Settings, load_settings
 from entitlements.storage.engine import create_engine
 from tests.api import Api
+from tests.events import WEBHOOK_SECRET
 from tests.postgres import NO_POSTGRESQL, postgresql
 
 ADMIN_KEY = "ent_admin_for_tests_only"
-WEBHOOK_SECRET = "whsec_for_tests_only"
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 """When every test's time begins, unless it says otherwise."""
 

@@ -8,7 +8,7 @@ later look tells whether the change arrived.
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 import stripe
@@ -16,8 +16,9 @@ import structlog
 
 from entitlements.billing.prices import ProviderPrices
 from entitlements.catalog.model import Catalog, ProrationMode
-from entitlements.kernel.clock import Clock
+from entitlements.kernel.clock import Clock, wall_now
 from entitlements.kernel.errors import (
+    Conflict,
     PaymentDeclined,
     PaymentProviderUnavailable,
     ValidationFailed,
@@ -28,6 +29,8 @@ from entitlements.subscriptions.lines import Line, LineKind, Slot
 from entitlements.subscriptions.payments import (
     BillingCustomer,
     BillingOrder,
+    Checkout,
+    CheckoutStatus,
     Outcome,
     OutcomeKind,
     ProviderCustomer,
@@ -42,6 +45,8 @@ log = structlog.get_logger()
 TIMEOUT_SECONDS = 10
 MAX_NETWORK_RETRIES = 2
 CLOCK_POLL_SECONDS = 0.05
+CHECKOUT_OPEN_FOR = timedelta(minutes=31)
+"""The provider takes no less than 30 minutes, counted when it gets the request."""
 
 _STATUS = {
     "incomplete_expired": SubscriptionStatus.CANCELED,
@@ -191,7 +196,13 @@ class StripeProvider:
                 details |= self._proration(order)
                 if order.new_period:
                     details["billing_cycle_anchor"] = {"type": "now"}
-            invoice = await self._client.v1.invoices.create_preview_async(params)  # type: ignore[arg-type]
+            try:
+                invoice = await self._client.v1.invoices.create_preview_async(params)  # type: ignore[arg-type]
+            except stripe.InvalidRequestError as error:
+                log.warning("preview_refused", param=error.param, error=str(error))
+                raise Conflict(
+                    "the subscription has changed meanwhile: ask again", code="CHANGED_MEANWHILE"
+                ) from error
             return await self._invoice(invoice)
 
     async def execute(self, change_id: str, order: BillingOrder) -> Outcome:
@@ -336,32 +347,44 @@ class StripeProvider:
     async def _unpaid(self, change_id: str, subscription: ProviderSubscription) -> Outcome:
         """The invoice is open: the customer must act, or the card was declined: all is undone."""
         assert subscription.latest_invoice_id
-        found = await self._client.v1.invoices.retrieve_async(
-            subscription.latest_invoice_id,
-            {"expand": ["confirmation_secret", "payments.data.payment.payment_intent"]},
-        )
-        invoice = await self._invoice(found)
+        found = await self._with_payment(subscription.latest_invoice_id)
+        if (waiting := await self._waiting(found, subscription)) is not None:
+            return waiting
+        await self._void(change_id, subscription.latest_invoice_id)
         intent = _payment_intent(found)
-        if intent is not None and intent.status == "requires_action":
-            raw = await self._client.v1.subscriptions.retrieve_async(subscription.id)
-            expires = raw.pending_update.expires_at if raw.pending_update else None
-            secret = found.confirmation_secret
-            return Outcome(
-                kind=OutcomeKind.ACTION_REQUIRED,
-                subscription=subscription,
-                invoice=invoice,
-                client_secret=secret.client_secret if secret else None,
-                hosted_url=found.hosted_invoice_url,
-                expires_at=_instant(expires or found.created + 23 * 3600),
-            )
-        await self._void(change_id, found.id)
         error = intent.last_payment_error if intent is not None else None
         return Outcome(
             kind=OutcomeKind.DECLINED,
             subscription=await self._subscription(subscription.id),
-            invoice=await self._retrieve_invoice(found.id),
+            invoice=await self._retrieve_invoice(subscription.latest_invoice_id),
             message=(error.message if error else None) or "the payment was declined",
             decline_code=(error.decline_code or error.code) if error else None,
+        )
+
+    async def _with_payment(self, invoice_id: str) -> stripe.Invoice:
+        return await self._client.v1.invoices.retrieve_async(
+            invoice_id, {"expand": ["confirmation_secret", "payments.data.payment.payment_intent"]}
+        )
+
+    async def _waiting(
+        self, found: stripe.Invoice, subscription: ProviderSubscription | None
+    ) -> Outcome | None:
+        """What the customer needs to authenticate the payment of an invoice, if that is asked."""
+        intent = _payment_intent(found)
+        if intent is None or intent.status != "requires_action":
+            return None
+        expires = None
+        if subscription is not None:
+            raw = await self._client.v1.subscriptions.retrieve_async(subscription.id)
+            expires = raw.pending_update.expires_at if raw.pending_update else None
+        secret = found.confirmation_secret
+        return Outcome(
+            kind=OutcomeKind.ACTION_REQUIRED,
+            subscription=subscription,
+            invoice=await self._invoice(found),
+            client_secret=secret.client_secret if secret else None,
+            hosted_url=found.hosted_invoice_url,
+            expires_at=_instant(expires or found.created + 23 * 3600),
         )
 
     async def _void(self, change_id: str, invoice_id: str) -> None:
@@ -458,6 +481,65 @@ class StripeProvider:
             except stripe.InvalidRequestError as error:
                 return Outcome(kind=OutcomeKind.REFUSED, message=str(error.user_message or error))
             return await self._applied(await self._subscription(subscription_provider_id))
+
+    # ── payment methods, open invoices ───────────────────────────────────────
+
+    async def start_checkout(
+        self, key: str, customer_provider_id: str, currency: str, return_url: str
+    ) -> Checkout:
+        async with _provider_errors():
+            session = await self._client.v1.checkout.sessions.create_async(
+                {
+                    "mode": "setup",
+                    "customer": customer_provider_id,
+                    "currency": currency,
+                    "success_url": return_url,
+                    "cancel_url": return_url,
+                    "expires_at": int((wall_now() + CHECKOUT_OPEN_FOR).timestamp()),
+                },
+                {"idempotency_key": key},
+            )
+            return _checkout(session)
+
+    async def finish_checkout(self, checkout_id: str) -> Checkout:
+        async with _provider_errors():
+            session = await self._client.v1.checkout.sessions.retrieve_async(
+                checkout_id, {"expand": ["setup_intent"]}
+            )
+            intent: Any = session.setup_intent
+            if session.status == "complete" and intent is not None and intent.payment_method:
+                await self._client.v1.customers.update_async(
+                    _id(session.customer) or "",
+                    {
+                        "invoice_settings": {
+                            "default_payment_method": _id(intent.payment_method) or ""
+                        }
+                    },
+                    {"idempotency_key": f"checkout:{checkout_id}:default"},
+                )
+            return _checkout(session)
+
+    async def pay(self, invoice_provider_id: str, key: str) -> Outcome:
+        async with _provider_errors():
+            await self._follow_clock()
+            try:
+                await self._client.v1.invoices.pay_async(
+                    invoice_provider_id, {"off_session": False}, {"idempotency_key": key}
+                )
+            except stripe.CardError as error:
+                found = await self._with_payment(invoice_provider_id)
+                if (waiting := await self._waiting(found, None)) is not None:
+                    return waiting
+                declined = _declined(error)
+                return Outcome(
+                    kind=OutcomeKind.DECLINED,
+                    message=declined.message,
+                    decline_code=declined.decline_code,
+                )
+            except stripe.InvalidRequestError as error:
+                return Outcome(kind=OutcomeKind.REFUSED, message=str(error.user_message or error))
+            invoice = await self._retrieve_invoice(invoice_provider_id)
+            return Outcome(kind=OutcomeKind.APPLIED, invoice=invoice)
 
     # ── reading ──────────────────────────────────────────────────────────────
 
@@ -569,7 +651,12 @@ class StripeProvider:
                     continue
                 # It refuses more than two billing intervals at once.
                 step = min(to, add_months(_instant(found.frozen_time), 1))
-                found = await clocks.advance_async(clock_id, {"frozen_time": int(step.timestamp())})
+                try:
+                    found = await clocks.advance_async(
+                        clock_id, {"frozen_time": int(step.timestamp())}
+                    )
+                except stripe.InvalidRequestError:  # another request, or process, was faster
+                    found = await clocks.retrieve_async(clock_id)
         self._test_clock_at = to
 
     async def _follow_clock(self) -> None:
@@ -602,6 +689,15 @@ def _bills_at_zero(catalog: Catalog, slot: Slot, currency: str, interval: Interv
     charge = catalog.version(slot.package_id, slot.version).charge(slot.charge_id)
     price = charge.price(currency, interval)
     return bool(price and price.tiers and price.tiers[0].flat)
+
+
+def _checkout(session: Any) -> Checkout:
+    return Checkout(
+        id=session.id,
+        status=CheckoutStatus(session.status),
+        url=session.url,
+        expires_at=_instant(session.expires_at),
+    )
 
 
 def _line(line: stripe.InvoiceLineItem, slots: Mapping[str, Any]) -> Line:

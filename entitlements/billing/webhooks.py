@@ -117,11 +117,11 @@ class Webhooks:
     async def work(self, limit: int = 200) -> int:
         """Apply what is due: one fetch per customer, however many events. How many were done."""
         events = await self._take(limit)
-        by_customer: dict[str | None, list[str]] = {}
+        by_customer: dict[str | None, list[WebhookEventRow]] = {}
         for event in events:
-            by_customer.setdefault(event.customer_provider_id, []).append(event.id)
-        for customer_provider_id, event_ids in by_customer.items():
-            await self._apply(customer_provider_id, event_ids)
+            by_customer.setdefault(event.customer_provider_id, []).append(event)
+        for customer_provider_id, theirs in by_customer.items():
+            await self._apply(customer_provider_id, theirs)
         return len(events)
 
     async def _take(self, limit: int) -> Sequence[WebhookEventRow]:
@@ -141,9 +141,15 @@ class Webhooks:
                 event.attempts += 1
         return events
 
-    async def _apply(self, customer_provider_id: str | None, event_ids: list[str]) -> None:
+    async def _apply(
+        self, customer_provider_id: str | None, events: Sequence[WebhookEventRow]
+    ) -> None:
+        event_ids = [event.id for event in events]
         status, error = "done", None
         try:
+            for event in events:
+                if event.type == "checkout.session.completed" and event.object_id:
+                    await self._sync.checkout(event.object_id)
             if customer_provider_id is None or not await self._sync.customer(customer_provider_id):
                 status, error = "ignored", "no customer of ours"
         except ServiceError as refused:

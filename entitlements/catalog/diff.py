@@ -4,7 +4,8 @@ Both sides are written out as trees in the terms of the document, each thing und
 compared: a part that only one side has is one difference, whole.
 """
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
 from enum import StrEnum
 from fractions import Fraction
@@ -37,6 +38,7 @@ from entitlements.kernel.money import round_half_away
 
 RENAME_LIKENESS: Final = Fraction(3, 4)
 """From this share of equal terms on, a removal and an addition are a probable rename."""
+SUMMARY_PACKAGES: Final = 20
 
 
 class DifferenceKind(StrEnum):
@@ -320,6 +322,44 @@ def _price(price: Price) -> Any:
 def _set(fields: _Tree) -> _Tree:
     """Without what is not there."""
     return {key: value for key, value in fields.items() if value is not None}
+
+
+# In a few words
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """How much changes, and in which packages: as many ids as `SUMMARY_PACKAGES`."""
+
+    added: int
+    removed: int
+    changed: int
+    packages: tuple[str, ...]
+    more_packages: int
+
+    def words(self) -> str:
+        """For a message.
+
+        >>> Summary(added=1, removed=0, changed=2, packages=("pro",), more_packages=3).words()
+        '2 changed, 1 added, in pro and 3 more'
+        """
+        counts = {"changed": self.changed, "added": self.added, "removed": self.removed}
+        words = ", ".join(f"{n} {what}" for what, n in counts.items() if n) or "nothing"
+        if self.packages:
+            more = f" and {self.more_packages} more" if self.more_packages else ""
+            words += f", in {', '.join(self.packages)}{more}"
+        return words
+
+
+def summary(differences: Sequence[Difference]) -> Summary:
+    kinds = Counter(difference.kind for difference in differences)
+    packages = list(dict.fromkeys(d.package_id for d in differences if d.package_id is not None))
+    return Summary(
+        added=kinds[DifferenceKind.ADDED],
+        removed=kinds[DifferenceKind.REMOVED],
+        changed=kinds[DifferenceKind.CHANGED],
+        packages=tuple(packages[:SUMMARY_PACKAGES]),
+        more_packages=len(packages[SUMMARY_PACKAGES:]),
+    )
 
 
 # Renames

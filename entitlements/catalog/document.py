@@ -2,20 +2,24 @@
 
 `read` takes the text apart (`source.py`). `parse` checks its form (`structure.py`, `schema.py`) and
 its meaning (`rules.py`, `prices.py`, `relations.py`, `bundles.py`), and resolves it
-(`resolution.py`): inherited entitlements, computed prices, what a bundle consists of.
+(`resolution.py`): inherited entitlements, computed prices, what a bundle consists of. `write` is
+the way back to text.
 """
 
-from typing import Any
+import re
+from typing import Any, Final
 
 import msgspec
+import yaml
 
 from entitlements.catalog.model import AnyPackage, Feature, Product
 from entitlements.catalog.report import Report
 from entitlements.catalog.resolution import Resolution
+from entitlements.catalog.schema import KEY_ORDER
 from entitlements.catalog.source import Source, read
 from entitlements.catalog.structure import decode
 
-__all__ = ["Draft", "Source", "parse", "read"]
+__all__ = ["Draft", "Source", "parse", "read", "write"]
 
 
 class Draft(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,3 +53,50 @@ def parse(raw: Any) -> Draft:
         raise failure
     assert draft is not None
     return draft
+
+
+_dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+_WHOLE: Final = re.compile(r"0|[1-9][0-9]{0,18}")
+_PLACES: Final = {key: place for place, key in enumerate(KEY_ORDER)}
+
+
+class _Dumper(_dumper):  # type: ignore[misc]
+    pass
+
+
+def _text(dumper: Any, value: str) -> Any:
+    """Whole numbers stand without quotes: as `read` takes them, they are the same text."""
+    tag = "int" if _WHOLE.fullmatch(value) else "str"
+    return dumper.represent_scalar(f"tag:yaml.org,2002:{tag}", value)
+
+
+_Dumper.add_representer(str, _text)
+
+
+def write(document: Any) -> str:
+    """A document as YAML, its keys in the order of the format; `read` gives the same data.
+
+    >>> print(write({"name": "Pro", "trial": {"days": "14"}, "id": "pro"}), end="")
+    id: pro
+    name: Pro
+    trial: {days: 14}
+    """
+    return str(
+        yaml.dump(
+            _in_order(document),
+            Dumper=_Dumper,
+            sort_keys=False,
+            allow_unicode=True,
+            default_flow_style=None,
+            width=110,
+        )
+    )
+
+
+def _in_order(node: Any) -> Any:
+    if isinstance(node, list):
+        return [_in_order(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    keys = sorted(node, key=lambda key: _PLACES.get(key, len(_PLACES)))
+    return {key: _in_order(node[key]) for key in keys}

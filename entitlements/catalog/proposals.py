@@ -1,4 +1,6 @@
-"""The policies of a proposal: what happens to those who hold an older version of a package."""
+"""What a proposal says beside its document: policies for those who hold an older version of a
+package, and notes on what publishing it would do.
+"""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -7,8 +9,11 @@ from enum import StrEnum
 
 import msgspec
 
+from entitlements.catalog.advice import warnings
+from entitlements.catalog.diff import probable_renames
 from entitlements.catalog.document import Draft
-from entitlements.catalog.model import Catalog
+from entitlements.catalog.model import AnyPackage, Catalog
+from entitlements.catalog.versions import publish
 from entitlements.kernel.errors import Issue
 
 
@@ -68,3 +73,34 @@ def check_policies(policies: Sequence[Policy], base: Catalog, draft: Draft) -> l
         if policy.notice_days is not None and not 0 <= policy.notice_days <= 366:
             issues.append(Issue((*path, "noticeDays"), "OUT_OF_RANGE", "from 0 to 366"))
     return issues
+
+
+def notes(draft: Draft, base: Catalog) -> list[Issue]:
+    """What somebody should know who decides whether `draft` follows `base`.
+
+    What becomes of packages, with `(package id,)` for a path (`RETIRED`, `RETURNED`,
+    `SAME_AS_BEFORE`); then, with the path in the document, probable renames, and what is odd about
+    that which is new.
+    """
+    publication = publish(
+        draft,
+        base,
+        revision=base.revision + 1,
+        effective_at=base.effective_at,
+        published_at=base.effective_at,
+    )
+    new = {package.id for package in publication.new_versions}
+    new |= {id for id in draft.products if id not in base.products}
+    new |= {id for id in draft.features if id not in base.features}
+    odd = (warning for warning in warnings(draft) if _subject(draft, warning.path) in new)
+    return [*publication.notes, *probable_renames(base, draft), *odd]
+
+
+def _subject(draft: Draft, path: tuple[str, ...]) -> str:
+    """The id of the feature, product or package that a path of the document leads to."""
+    ids = list(draft.features if path[0] == "features" else draft.products)
+    subject = ids[int(path[1])]
+    if path[0] == "products" and len(path) > 3:
+        packages: Sequence[AnyPackage] = getattr(draft.products[subject], path[2])
+        return packages[int(path[3])].id
+    return subject

@@ -566,8 +566,8 @@ class CatalogShape(Shape):
     )
 
 
-KNOWN_KEYS: Final = sorted(
-    {
+KEY_ORDER: Final = tuple(
+    dict.fromkeys(
         key
         for shape in (
             *(CatalogShape, ProductShape, PlanShape, AddOnShape, BundleShape, ComponentShape),
@@ -575,8 +575,10 @@ KNOWN_KEYS: Final = sorted(
             *(FeatureShape, MeteredShape, PolicyShape, DowngradeShape),
         )
         for key in shape.model_fields
-    }
+    )
 )
+"""The order in which a document that we write has its keys."""
+KNOWN_KEYS: Final = sorted(KEY_ORDER)
 
 
 class _Generator(GenerateJsonSchema):

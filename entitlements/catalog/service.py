@@ -1,51 +1,65 @@
-"""The published catalog: loaded whole, kept per revision; and how a document gets published.
+"""The published catalog: kept in memory, revision by revision; and how a document gets published.
 
 Nothing is published but through a proposal: document, reason, and somebody else's approval.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+import asyncio
+from bisect import bisect_right
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from entitlements.audit import ledger
 from entitlements.audit.ledger import Actor
 from entitlements.catalog import versions
-from entitlements.catalog.diff import Difference, diff
+from entitlements.catalog.diff import Difference, diff, summary
 from entitlements.catalog.document import Draft, parse
-from entitlements.catalog.model import Catalog
-from entitlements.catalog.proposals import Policy, check_policies
+from entitlements.catalog.model import AnyPackage, Catalog
+from entitlements.catalog.proposals import Policy, check_policies, notes
 from entitlements.catalog.tables import CatalogProposalRow, CatalogRevisionRow, PackageVersionRow
+from entitlements.catalog.versions import Publication
 from entitlements.kernel.clock import Clock
-from entitlements.kernel.errors import Conflict, NotFound, ValidationFailed
+from entitlements.kernel.errors import Conflict, Issue, NotFound, ValidationFailed
 from entitlements.kernel.ids import new_id
+from entitlements.kernel.period import format_instant
+from entitlements.storage.feed import ChangeFeed
 from entitlements.storage.installation import lock_installation
 from entitlements.storage.unit_of_work import Database
 
 CATALOG_STREAM = "catalog"
+CATALOG_CHANNEL = "catalog"
 KEPT_REVISIONS = 8
-"""How many revisions a process keeps in memory; the present one is always among them."""
+"""How many past revisions a process keeps in memory, beside the present and those to come."""
 
 
 class CatalogService:
-    """`held_versions` tells which version ids somebody holds: their features may not go."""
+    """`held_versions` tells which version ids somebody holds: their features may not go.
+
+    While `feed` is fresh the catalog of any instant whose revision is in memory is answered without
+    reading; otherwise each answer first reads whether there is a newer revision.
+    """
 
     def __init__(
         self,
         database: Database,
         clock: Clock,
+        feed: ChangeFeed,
         *,
         held_versions: Callable[[AsyncSession], Awaitable[set[str]]],
         require_second_approver: bool,
     ) -> None:
         self._database = database
         self._clock = clock
+        self._feed = feed
         self._held_versions = held_versions
         self._require_second_approver = require_second_approver
-        self._loaded: dict[int, Catalog] = {}
+        self._effective_at: list[datetime] = []  # of revision 1, 2, …: it never falls
+        self._loaded: dict[int, Catalog] = {}  # the one used last stands last
+        feed.subscribe(CATALOG_CHANNEL, self._refresh)
 
     # ── reading ──────────────────────────────────────────────────────────────
 
@@ -54,24 +68,79 @@ class CatalogService:
         return await self.as_of(self._clock.now())
 
     async def as_of(self, at: datetime) -> Catalog:
-        """What was, or will be, sold at an instant."""
-        async with self._database.read() as session:
-            revision = await session.scalar(
-                select(func.max(CatalogRevisionRow.revision)).where(
-                    CatalogRevisionRow.effective_at <= at
-                )
-            )
-        return await self.revision(revision or 0)
+        """What was, or will be, sold at an instant, as far as it is approved."""
+        if not self._feed.is_fresh(CATALOG_CHANNEL):
+            await self._refresh()
+        return await self.revision(self._revision_at(at))
+
+    async def latest(self) -> Catalog:
+        """The latest approved revision, in effect or not yet: what a proposal changes."""
+        await self._refresh()
+        return await self.revision(len(self._effective_at))
 
     async def revision(self, revision: int) -> Catalog:
+        """Raises `NotFound` where there is no such revision."""
+        if revision in self._loaded or revision == 0:
+            return self._remembered(revision)
+        async with self._database.read() as session:
+            return await self._load(session, revision)
+
+    async def document(self, revision: int) -> Any:
+        """The document that a revision was published from, as it was proposed."""
+        async with self._database.read() as session:
+            row = await session.get(CatalogRevisionRow, revision)
+        if row is None:
+            raise NotFound("revision", str(revision))
+        return row.document
+
+    def _revision_at(self, at: datetime) -> int:
+        return bisect_right(self._effective_at, at)
+
+    async def _refresh(self, _keys: Iterable[str] | None = None) -> None:
+        """Learn of new revisions, and load what is sold now and what will be: then it changes by
+        the clock alone."""
+        async with self._database.read() as session:
+            known = len(self._effective_at)
+            query = select(CatalogRevisionRow.revision, CatalogRevisionRow.effective_at)
+            query = query.where(CatalogRevisionRow.revision > known)
+            for row in await session.execute(query.order_by(CatalogRevisionRow.revision)):
+                if row.revision == len(self._effective_at) + 1:  # not learned meanwhile
+                    self._effective_at.append(row.effective_at)
+            for revision in self._lasting():
+                if revision not in self._loaded:
+                    await self._load(session, revision)
+
+    def _lasting(self) -> range:
+        """The revision that is sold now and those to come."""
+        now = max(self._revision_at(self._clock.now()), 1)
+        return range(now, len(self._effective_at) + 1)
+
+    def _remembered(self, revision: int) -> Catalog:
         if revision == 0:
             return Catalog.EMPTY
-        if revision not in self._loaded:
-            async with self._database.read() as session:
-                self._loaded[revision] = await _load(session, revision)
-            for stale in sorted(self._loaded)[:-KEPT_REVISIONS]:
-                del self._loaded[stale]
-        return self._loaded[revision]
+        catalog = self._loaded[revision] = self._loaded.pop(revision)
+        return catalog
+
+    async def _load(self, session: AsyncSession, revision: int) -> Catalog:
+        """A revision with its history: what the one before knows, if that is in memory."""
+        if revision in self._loaded or revision == 0:
+            return self._remembered(revision)
+        row = await session.get(CatalogRevisionRow, revision)
+        if row is None:
+            raise NotFound("revision", str(revision))
+        before = self._loaded.get(revision - 1)
+        if before is not None:
+            older: Iterable[Any] = before.versions.values()
+        else:
+            query = select(PackageVersionRow.content).where(PackageVersionRow.revision < revision)
+            older = [versions.decode_package(c) for c in await session.scalars(query)]
+        catalog = versions.decode_revision(row.resolved, older)
+        self._loaded[revision] = catalog
+        lasting = self._lasting()
+        past = [kept for kept in self._loaded if kept not in lasting]
+        for stale in past[:-KEPT_REVISIONS]:
+            del self._loaded[stale]
+        return catalog
 
     # ── proposals ────────────────────────────────────────────────────────────
 
@@ -83,21 +152,28 @@ class CatalogService:
         *,
         effective_at: datetime | None = None,
         policies: Sequence[Policy] = (),
+        base_revision: int | None = None,
     ) -> CatalogProposalRow:
         """Store a whole document as a proposal on the latest approved revision.
 
-        Raises `ValidationFailed` with every mistake of the document (paths begin with `document`)
-        and of the rest; nothing is stored then.
+        `base_revision` is the one that the document was written on: `Conflict` (`STALE_BASE`) where
+        another was approved since, which the document would undo unseen. Raises `ValidationFailed`
+        with every mistake of the document (paths begin with `document`) and of the rest. Nothing is
+        stored then.
         """
         now = self._clock.now()
         if not reason.strip():
             raise ValidationFailed.of("reason", "REASON_REQUIRED", "say why: finance will read it")
         if effective_at is not None and effective_at < now:
             raise ValidationFailed.of("effectiveAt", "IN_THE_PAST", "the instant is in the past")
-        draft = _parsed(document)
+        draft = await asyncio.to_thread(_parsed, document)
         async with self._database.write() as session:
             await lock_installation(session)
-            base = await _latest(session)
+            base = await self._latest(session)
+            if base_revision not in (None, base.revision):
+                raise await self._stale(session, base_revision or 0, base)
+            if effective_at is not None and effective_at < base.effective_at:
+                raise ValidationFailed.of("effectiveAt", "BEFORE_BASE", _before_base(base))
             await self._check(session, draft, base, policies)
             row = CatalogProposalRow(
                 id=new_id("prp"),
@@ -108,12 +184,32 @@ class CatalogService:
                 effective_at=effective_at,
                 base_revision=base.revision,
                 document=document,
+                draft=versions.encode(draft).decode(),
                 policies=msgspec.to_builtins(policies),
             )
             session.add(row)
             await session.flush()
-            await self._record(session, actor, row, "proposal.proposed", reason=reason)
+            await self._record(
+                session,
+                actor,
+                row,
+                "proposal.proposed",
+                after={
+                    "status": row.status,
+                    "base_revision": base.revision,
+                    "effective_at": effective_at,
+                    "changes": summary(diff(base, draft)),
+                },
+                reason=reason,
+            )
         return row
+
+    async def against_held(self, draft: Draft) -> list[Issue]:
+        """What a draft would take from those who hold a package; such a draft is refused."""
+        await self._refresh()
+        async with self._database.read() as session:
+            base = await self._latest(session)
+            return versions.check_against(draft, base, await self._held_versions(session))
 
     async def _check(
         self, session: AsyncSession, draft: Draft, base: Catalog, policies: Sequence[Policy]
@@ -128,32 +224,37 @@ class CatalogService:
             raise ValidationFailed(issues)
 
     async def approve(self, actor: Actor, proposal_id: str, note: str | None) -> CatalogProposalRow:
-        """Approve and, at its effective instant, publish. The base must still be the latest."""
+        """Approve and, at its effective instant, publish. Other open proposals are superseded.
+
+        `Conflict`: `DECIDED`, `STALE_BASE` where another was approved since it was proposed,
+        `OWN_PROPOSAL`, `BEFORE_BASE` where its base takes effect later than it would.
+        """
         now = self._clock.now()
         async with self._database.write() as session:
             await lock_installation(session)
-            row = await _open_proposal(session, proposal_id)
+            base = await self._latest(session)
+            row = await self._undecided(session, proposal_id, base)
             if self._require_second_approver and row.proposed_by == actor.name:
                 raise Conflict("nobody approves their own proposal", code="OWN_PROPOSAL")
-            base = await _latest(session)
-            if base.revision != row.base_revision:
-                raise Conflict(
-                    f"it was proposed on revision {row.base_revision}, and {base.revision} has "
-                    "been approved since: propose it anew on that",
-                    code="STALE_BASE",
-                )
             effective_at = max(row.effective_at or now, now)
             if effective_at < base.effective_at:
-                raise Conflict(
-                    f"revision {base.revision} takes effect later, at {base.effective_at}",
-                    code="BEFORE_BASE",
-                )
-            draft = _parsed(row.document)
+                raise Conflict(_before_base(base), code="BEFORE_BASE")
+            draft = _draft_of(row)
             await self._check(session, draft, base, [])
-            await _store_revision(session, draft, base, row, effective_at, now)
+            publication = versions.publish(
+                draft,
+                base,
+                revision=base.revision + 1,
+                effective_at=effective_at,
+                published_at=effective_at,
+            )
+            await _store(session, publication, base, row.document, now)
             row.status, row.effective_at = "approved", effective_at
-            row.published_revision = base.revision + 1
-            await self._decide(session, actor, row, "proposal.approved", note, now)
+            row.published_revision = publication.catalog.revision
+            await self._decide(session, actor, row, "proposal.approved", note, now, publication)
+            await self._supersede(session, actor, row)
+            await self._feed.announce(session, CATALOG_CHANNEL, str(row.published_revision))
+        await self._refresh()
         return row
 
     async def reject(self, actor: Actor, proposal_id: str, note: str) -> CatalogProposalRow:
@@ -161,7 +262,8 @@ class CatalogService:
             raise ValidationFailed.of("note", "NOTE_REQUIRED", "say why it is rejected")
         async with self._database.write() as session:
             await lock_installation(session)
-            row = await _open_proposal(session, proposal_id)
+            base = await self._latest(session)
+            row = await self._undecided(session, proposal_id, base)
             row.status = "rejected"
             await self._decide(session, actor, row, "proposal.rejected", note, self._clock.now())
         return row
@@ -197,8 +299,49 @@ class CatalogService:
         return "published" if row.status == "approved" and in_effect else row.status
 
     async def diff_of(self, row: CatalogProposalRow) -> list[Difference]:
-        """What a proposal changes, field by field, against the revision it was proposed on."""
-        return diff(await self.revision(row.base_revision), parse(row.document))
+        """What a proposal changes, field by field, in the revision that it was proposed on."""
+        return diff(await self.revision(row.base_revision), _draft_of(row))
+
+    async def notes_of(self, row: CatalogProposalRow) -> list[Issue]:
+        """What somebody should know who decides on it: see `proposals.notes`."""
+        return notes(_draft_of(row), await self.revision(row.base_revision))
+
+    async def _latest(self, session: AsyncSession) -> Catalog:
+        revision = await session.scalar(select(func.max(CatalogRevisionRow.revision)))
+        return await self._load(session, revision or 0)
+
+    async def _undecided(
+        self, session: AsyncSession, proposal_id: str, latest: Catalog
+    ) -> CatalogProposalRow:
+        row = await session.get(CatalogProposalRow, proposal_id)
+        if row is None:
+            raise NotFound("proposal", proposal_id)
+        if row.status == "superseded":
+            raise await self._stale(session, row.base_revision, latest)
+        if row.status != "proposed":
+            raise Conflict(f"the proposal is {row.status} already", code="DECIDED")
+        return row
+
+    async def _stale(self, session: AsyncSession, base: int, latest: Catalog) -> Conflict:
+        """Says what changed in between."""
+        if base > latest.revision:
+            return Conflict(f"there is no revision {base} yet", code="STALE_BASE")
+        changes = summary(diff(await self._load(session, base), latest))
+        return Conflict(
+            f"it changes revision {base}, and revision {latest.revision} has been approved since "
+            f"({changes.words()}): look at that, and propose anew",
+            code="STALE_BASE",
+        )
+
+    async def _supersede(
+        self, session: AsyncSession, actor: Actor, approved: CatalogProposalRow
+    ) -> None:
+        """Nothing else that is open can be approved from now on: its base is the latest no more."""
+        query = select(CatalogProposalRow).where(CatalogProposalRow.status == "proposed")
+        for row in (await session.scalars(query.order_by(CatalogProposalRow.id))).all():
+            row.status = "superseded"
+            after = {"status": row.status, "superseded_by": approved.id}
+            await self._record(session, actor, row, "proposal.superseded", after=after)
 
     async def _decide(
         self,
@@ -208,10 +351,23 @@ class CatalogService:
         action: str,
         note: str | None,
         now: datetime,
+        publication: Publication | None = None,
     ) -> None:
         row.decided_by, row.decided_at, row.decision_note = actor.name, now, note
         await session.flush()
-        await self._record(session, actor, row, action, reason=note)
+        before: dict[str, Any] = {"status": "proposed"}
+        after: dict[str, Any] = {"status": row.status}
+        if publication is not None:
+            before |= {"revision": row.base_revision}
+            after |= {
+                "revision": row.published_revision,
+                "effective_at": row.effective_at,
+                "changes": summary(
+                    diff(await self._load(session, row.base_revision), publication.catalog)
+                ),
+                "new_versions": [package.version_id for package in publication.new_versions],
+            }
+        await self._record(session, actor, row, action, before=before, after=after, reason=note)
 
     async def _record(
         self,
@@ -219,7 +375,10 @@ class CatalogService:
         actor: Actor,
         row: CatalogProposalRow,
         action: str,
-        reason: str | None,
+        *,
+        before: Any = None,
+        after: Any,
+        reason: str | None = None,
     ) -> None:
         await ledger.append(
             session,
@@ -229,12 +388,8 @@ class CatalogService:
             action=action,
             object_type="proposal",
             object_id=row.id,
-            after={
-                "status": row.status,
-                "base_revision": row.base_revision,
-                "published_revision": row.published_revision,
-                "effective_at": row.effective_at,
-            },
+            before=before,
+            after=after,
             reason=reason,
         )
 
@@ -248,58 +403,51 @@ def _parsed(document: Any) -> Draft:
         ) from None
 
 
-async def _open_proposal(session: AsyncSession, proposal_id: str) -> CatalogProposalRow:
-    row = await session.get(CatalogProposalRow, proposal_id)
-    if row is None:
-        raise NotFound("proposal", proposal_id)
-    if row.status != "proposed":
-        raise Conflict(f"the proposal is {row.status} already", code="DECIDED")
-    return row
+def _draft_of(row: CatalogProposalRow) -> Draft:
+    """What was proposed, as it was understood then: later rules do not change it."""
+    return parse(row.document) if row.draft is None else versions.decode_draft(row.draft)
 
 
-async def _latest(session: AsyncSession) -> Catalog:
-    """The latest approved revision, in effect or not yet."""
-    revision = await session.scalar(select(func.max(CatalogRevisionRow.revision)))
-    return await _load(session, revision) if revision else Catalog.EMPTY
+def _before_base(base: Catalog) -> str:
+    at = format_instant(base.effective_at)
+    return f"revision {base.revision}, which it changes, takes effect at {at}: not before that"
 
 
-async def _load(session: AsyncSession, revision: int) -> Catalog:
-    row = await session.get_one(CatalogRevisionRow, revision)
-    return versions.decode_catalog(row.resolved.encode())
-
-
-async def _store_revision(
-    session: AsyncSession,
-    draft: Draft,
-    base: Catalog,
-    proposal: CatalogProposalRow,
-    effective_at: datetime,
-    now: datetime,
+async def _store(
+    session: AsyncSession, publication: Publication, base: Catalog, document: Any, now: datetime
 ) -> None:
-    publication = versions.publish(
-        draft,
-        base,
-        revision=base.revision + 1,
-        effective_at=effective_at,
-        published_at=effective_at,
-    )
+    """The revision, its new versions, and the present wording of those that it goes on selling."""
+    catalog = publication.catalog
     session.add(
         CatalogRevisionRow(
-            revision=publication.catalog.revision,
-            effective_at=effective_at,
+            revision=catalog.revision,
+            effective_at=catalog.effective_at,
             published_at=now,
-            document=proposal.document,
-            resolved=versions.encode(publication.catalog).decode(),
+            document=document,
+            resolved=versions.encode_revision(catalog).decode(),
         )
     )
     await session.flush()
-    session.add_all(
-        PackageVersionRow(
-            package_id=package.id,
-            version=package.version,
-            revision=publication.catalog.revision,
-            content=versions.encode(package).decode(),
-        )
-        for package in publication.new_versions
-    )
+    new = [_version_row(package, catalog.revision) for package in publication.new_versions]
+    session.add_all(PackageVersionRow(**row) for row in new)
     await session.flush()
+    reworded = [
+        {"package_id": package.id, "version": package.version, "content": _content(package)}
+        for package in catalog.current.values()
+        if package.version_id in base.versions and package != base.versions[package.version_id]
+    ]
+    if reworded:
+        await session.execute(update(PackageVersionRow), reworded)
+
+
+def _version_row(package: AnyPackage, revision: int) -> dict[str, Any]:
+    return {
+        "package_id": package.id,
+        "version": package.version,
+        "revision": revision,
+        "content": _content(package),
+    }
+
+
+def _content(package: AnyPackage) -> str:
+    return versions.encode(package).decode()

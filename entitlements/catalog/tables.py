@@ -1,4 +1,4 @@
-"""What is stored of the catalog: each revision whole, each package version once and for ever."""
+"""What is stored of the catalog: what each revision sells, and each package version once."""
 
 from datetime import datetime
 from typing import Any
@@ -18,10 +18,13 @@ class CatalogRevisionRow(Base):
     effective_at: Mapped[datetime] = mapped_column(Instant)
     published_at: Mapped[datetime] = mapped_column(Instant)
     document: Mapped[Any] = mapped_column(Json)
-    resolved: Mapped[str] = mapped_column(Text)  # the frozen model, as `service.py` encodes it
+    resolved: Mapped[str] = mapped_column(Text)  # what it sells, as `versions.encode_revision`
 
 
 class PackageVersionRow(Base):
+    """One version of a package, for ever. Its terms never change; its wording is the last that was
+    published while it was sold."""
+
     __tablename__ = "package_version"
     __table_args__ = (Index(None, "revision"),)
 
@@ -48,4 +51,7 @@ class CatalogProposalRow(Base):
     decided_at: Mapped[datetime | None] = mapped_column(Instant)
     decision_note: Mapped[str | None] = mapped_column(Text)
     document: Mapped[Any] = mapped_column(Json)
+    draft: Mapped[str | None] = mapped_column(Text)
+    """The document resolved, which is what is compared, signed and published: the document itself
+    is not read again. None where it was proposed before this was kept."""
     policies: Mapped[Any] = mapped_column(Json)

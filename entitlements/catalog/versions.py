@@ -9,7 +9,7 @@ that changes changes the bundle.
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 import msgspec
 
@@ -71,9 +71,7 @@ def publish(
         retired_features=_retired_features(draft, base),
         products=products,
         current=current,
-        versions=_reranked(base.versions, current)
-        | {package.version_id: package for package in current.values()},
-        latest_versions=base.latest_versions | {p.id: p.version for p in current.values()},
+        **_history(base.versions.values(), current),
     )
     retired = tuple(id for id in base.current if id not in current)
     notes = (*numbering.notes, *(_retired_note(id) for id in retired))
@@ -148,18 +146,29 @@ def _retired_features(draft: Draft, base: Catalog) -> dict[str, Feature]:
     return {id: feature for id, feature in every.items() if id not in draft.features}
 
 
-def _reranked(
-    versions: Mapping[str, AnyPackage], current: Mapping[str, AnyPackage]
-) -> dict[str, AnyPackage]:
-    """Older versions of a plan stand where the plan stands now: rank is a place, not a term."""
+class _History(TypedDict):
+    versions: dict[str, AnyPackage]
+    latest_versions: dict[str, int]
 
-    def placed(old: AnyPackage) -> AnyPackage:
-        now = current.get(old.id)
-        if isinstance(old, Plan) and isinstance(now, Plan) and old.rank != now.rank:
-            return msgspec.structs.replace(old, rank=now.rank)
-        return old
 
-    return {id: placed(old) for id, old in versions.items()}
+def _history(older: Iterable[AnyPackage], current: Mapping[str, AnyPackage]) -> _History:
+    """Every version, what is sold now among them, and the last of each package.
+
+    Older versions of a plan stand where its last one stands: rank is a place, not a term.
+    """
+    versions = {p.version_id: p for p in older} | {p.version_id: p for p in current.values()}
+    last: dict[str, AnyPackage] = {}
+    for package in versions.values():
+        if package.id not in last or last[package.id].version < package.version:
+            last[package.id] = package
+    placed = {id: _placed(package, last[package.id]) for id, package in versions.items()}
+    return {"versions": placed, "latest_versions": {id: p.version for id, p in last.items()}}
+
+
+def _placed(package: AnyPackage, last: AnyPackage) -> AnyPackage:
+    if isinstance(package, Plan) and isinstance(last, Plan) and package.rank != last.rank:
+        return msgspec.structs.replace(package, rank=last.rank)
+    return package
 
 
 # Content
@@ -316,9 +325,26 @@ def _held_feature(
 # Storing
 
 
-def encode(value: AnyPackage | Draft | Catalog) -> bytes:
-    """A package version, a draft or a whole catalog as JSON; amounts are text, exact."""
+class _Revision(msgspec.Struct, frozen=True, kw_only=True):
+    """A catalog without its history, which is stored once and not with each revision."""
+
+    revision: int
+    effective_at: datetime
+    currencies: tuple[str, ...]
+    features: dict[str, Feature]
+    retired_features: dict[str, Feature]
+    products: dict[str, Product]
+
+
+def encode(value: AnyPackage | Draft) -> bytes:
+    """A package version or a draft as JSON; amounts are text, exact."""
     return msgspec.json.encode(value)
+
+
+def encode_revision(catalog: Catalog) -> bytes:
+    """What a revision sells, as JSON; without the older versions, see `decode_revision`."""
+    own = {name: getattr(catalog, name) for name in _Revision.__struct_fields__}
+    return msgspec.json.encode(_Revision(**own))
 
 
 def decode_package(stored: bytes | str) -> AnyPackage:
@@ -330,10 +356,22 @@ def decode_draft(stored: bytes | str) -> Draft:
     return _DRAFT.decode(stored)
 
 
-def decode_catalog(stored: bytes | str) -> Catalog:
-    return _CATALOG.decode(stored)
+def decode_revision(stored: bytes | str, older: Iterable[AnyPackage]) -> Catalog:
+    """The catalog of a revision, given all versions published before it (and maybe with it)."""
+    own = _REVISION.decode(stored)
+    current = {p.id: p for product in own.products.values() for p in product.packages}
+    return Catalog(
+        revision=own.revision,
+        effective_at=own.effective_at,
+        currencies=own.currencies,
+        features=own.features,
+        retired_features=own.retired_features,
+        products=own.products,
+        current=current,
+        **_history(older, current),
+    )
 
 
 _PACKAGE: msgspec.json.Decoder[Any] = msgspec.json.Decoder(AnyPackage)
 _DRAFT = msgspec.json.Decoder(Draft)
-_CATALOG = msgspec.json.Decoder(Catalog)
+_REVISION = msgspec.json.Decoder(_Revision)

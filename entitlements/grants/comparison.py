@@ -7,6 +7,7 @@ import msgspec
 from entitlements.catalog.model import (
     AddOn,
     Catalog,
+    Entitlement,
     EntitlementValue,
     Feature,
     GrantMode,
@@ -53,9 +54,20 @@ def compare(catalog: Catalog, product_id: str, plan_ids: Sequence[str] | None = 
     if product is None:
         raise NotFound("product", product_id)
     plans = _plans(product, plan_ids)
-    touched = {e.feature_id for p in (*plans, *product.add_ons) for e in p.entitlements}
+    own = [(plan, _by_feature(plan)) for plan in plans]
+    giving: dict[str, list[tuple[AddOn, list[Entitlement]]]] = {}
+    for add_on in product.add_ons:
+        for feature_id, entitlements in _by_feature(add_on).items():
+            giving.setdefault(feature_id, []).append((add_on, entitlements))
+    touched = {*giving, *(feature_id for _, granted in own for feature_id in granted)}
     rows = [
-        ComparisonRow(feature, tuple(_cell(feature, plan, product) for plan in plans))
+        ComparisonRow(
+            feature,
+            tuple(
+                _cell(feature, plan, granted.get(feature.id, []), giving.get(feature.id, []))
+                for plan, granted in own
+            ),
+        )
         for feature in catalog.features.values()
         if feature.id in touched
     ]
@@ -76,20 +88,28 @@ def _plans(product: Product, plan_ids: Sequence[str] | None) -> tuple[Plan, ...]
     return tuple(by_id[plan_id] for plan_id in dict.fromkeys(plan_ids))
 
 
-def _cell(feature: Feature, plan: Plan, product: Product) -> ComparisonCell:
-    value = _value(feature, plan)
-    via = [a for a in product.add_ons if a.fits(plan.id) and _gives_more(feature, a, value)]
+def _by_feature(package: Plan | AddOn) -> dict[str, list[Entitlement]]:
+    found: dict[str, list[Entitlement]] = {}
+    for entitlement in package.entitlements:
+        found.setdefault(entitlement.feature_id, []).append(entitlement)
+    return found
+
+
+def _cell(
+    feature: Feature,
+    plan: Plan,
+    granted: list[Entitlement],
+    giving: list[tuple[AddOn, list[Entitlement]]],
+) -> ComparisonCell:
+    """`granted` and `giving` are the plan's and the add-ons' entitlements of this feature."""
+    value = combine(feature, (e.value for e in granted))
+    via = [a for a, own in giving if a.fits(plan.id) and _gives_more(feature, own, value)]
     return ComparisonCell(plan, is_granted(value), value, tuple(via))
 
 
-def _value(feature: Feature, package: Plan | AddOn) -> EntitlementValue | None:
-    return combine(feature, (e.value for e in package.entitlements if e.feature_id == feature.id))
-
-
-def _gives_more(feature: Feature, add_on: AddOn, value: EntitlementValue | None) -> bool:
+def _gives_more(feature: Feature, own: list[Entitlement], value: EntitlementValue | None) -> bool:
     if value is not None and value.unlimited:
         return False
-    own = [e for e in add_on.entitlements if e.feature_id == feature.id]
     if any(e.mode is GrantMode.ADD for e in own):
         return True
     return any(is_granted(e.value) and not at_least(feature, value, e.value) for e in own)

@@ -10,7 +10,8 @@ from fractions import Fraction
 from functools import cache, lru_cache
 
 import msgspec
-from babel.numbers import format_currency, get_currency_name
+from babel import Locale, UnknownLocaleError
+from babel.numbers import format_currency
 
 # Digits after the point, where they are not two. Minor units are counted as the payment
 # provider counts them (https://docs.stripe.com/currencies), which for these equals ISO 4217.
@@ -21,16 +22,18 @@ RATE_DECIMALS = 12
 """Unit rates carry at most this many decimals."""
 
 
-@cache
 def is_currency(code: str) -> bool:
     """Whether `code` is a lower-case ISO 4217 code that is known.
 
     >>> is_currency("usd"), is_currency("USD"), is_currency("zzz")
     (True, False, False)
     """
-    if len(code) != 3 or not code.isascii() or not code.islower():
-        return False
-    return get_currency_name(code.upper(), locale="en_US") != code.upper()
+    return code in _currencies()
+
+
+@cache
+def _currencies() -> frozenset[str]:
+    return frozenset(str(code).lower() for code in Locale("en", "US").currencies)
 
 
 def decimals_of(currency: str) -> int:
@@ -172,8 +175,6 @@ class Money(msgspec.Struct, frozen=True, gc=False):
 @lru_cache(maxsize=1024)  # callers name the locale, and may add any variant to one
 def _pattern(locale: str, decimals: int) -> str:
     """The locale's own currency pattern with the currency's own number of digits."""
-    from babel import Locale, UnknownLocaleError
-
     try:
         pattern = str(Locale.parse(locale).currency_formats["standard"].pattern)
     except UnknownLocaleError as error:

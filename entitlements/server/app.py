@@ -3,37 +3,48 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable
+import re
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
 
 import structlog
-from cross_web import HTTPException
+from cross_web import AsyncHTTPRequestAdapter, HTTPException
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException as RouteError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 from strawberry.asgi import GraphQL
+from strawberry.http import GraphQLHTTPResponse, GraphQLRequestData
+from strawberry.types import ExecutionResult
 
 from entitlements.billing.webhooks import InvalidWebhook
 from entitlements.kernel.errors import Unauthenticated
 from entitlements.kernel.ids import new_id
 from entitlements.server.authentication import authenticate
+from entitlements.server.logging import configure_logging
 from entitlements.server.migrations import is_at_head
 from entitlements.services import Services, opened_services
 from entitlements.settings import load_settings
 from entitlements.worker import work
 from graphql_schema.context import Context
+from graphql_schema.errors import BAD_USER_INPUT, INTERNAL
 from graphql_schema.permissions import Principal
 from graphql_schema.schema import schema
 
 log = structlog.get_logger()
 
 BODY_BYTES_AT_MOST = {"/graphql": 100_000, "/webhooks/stripe": 1_000_000}
-"""By path; what is not named takes no body."""
+"""By path; of what is not named no body is read."""
+
+JSON_TYPE = "application/json"
+GRAPHQL_TYPE = "application/graphql-response+json"
+"""Under this one the HTTP status says whether a request was refused; under the other it is 200."""
 
 
 OpenServices = Callable[[], AbstractAsyncContextManager[Services]]
@@ -59,12 +70,13 @@ def create_app(open_services: OpenServices, *, inbox_only: bool = True) -> Starl
 
     app = Starlette(
         routes=[
-            Route("/graphql", _graphql, methods=["GET", "POST"]),
+            Route("/graphql", _graphql, methods=["POST"]),
             Route("/webhooks/stripe", _webhook, methods=["POST"]),
             Route("/healthz", _healthz),
             Route("/readyz", _readyz),
             Route("/metrics", _metrics),
         ],
+        exception_handlers={RouteError: _refused},
         lifespan=lifespan,
     )
     app.add_middleware(_BoundedBody)
@@ -73,12 +85,16 @@ def create_app(open_services: OpenServices, *, inbox_only: bool = True) -> Starl
 
 
 def app_from_environment() -> Starlette:
-    """What each process of `entitlements serve` runs."""
+    """What each process of `entitlements serve` runs: a worker begins here, not at the command."""
+    configure_logging()
     return create_app(lambda: opened_services(load_settings()))
 
 
 class _RequestId:
-    """Names each request, in the answer and in whatever is logged or recorded during it."""
+    """Names each request, in the answer and in whatever is logged or recorded during it.
+
+    A fault that nobody expected ends here: it is logged under that name, and the answer is 500.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -90,9 +106,12 @@ class _RequestId:
         request_id = new_id("req")
         scope.setdefault("state", {})["request_id"] = request_id
         structlog.contextvars.bind_contextvars(request_id=request_id)
+        started = False
 
         async def send_named(message: Message) -> None:
+            nonlocal started
             if message["type"] == "http.response.start":
+                started = True
                 message["headers"] = [
                     *message.get("headers", []),
                     (b"x-request-id", request_id.encode()),
@@ -102,6 +121,13 @@ class _RequestId:
 
         try:
             await self._app(scope, receive, send_named)
+        except Exception:
+            log.exception("internal_error", path=scope["path"])
+            if started:
+                raise
+            words = "something went wrong on our side"
+            answer = _error(500, INTERNAL, words, requestId=request_id)
+            await answer(scope, receive, send_named)
         finally:
             structlog.contextvars.unbind_contextvars("request_id")
 
@@ -113,10 +139,10 @@ class _BoundedBody:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] not in ("POST", "PUT", "PATCH"):
+        most = BODY_BYTES_AT_MOST.get(scope["path"]) if scope["type"] == "http" else None
+        if most is None:
             await self._app(scope, receive, send)
             return
-        most = BODY_BYTES_AT_MOST.get(scope["path"], 0)
         body = bytearray()
         more = True
         while more and len(body) <= most:
@@ -126,7 +152,7 @@ class _BoundedBody:
             body += message.get("body", b"")
             more = message.get("more_body", False)
         if len(body) > most:
-            refusal = _error(413, "BAD_USER_INPUT", f"a body has at most {most} bytes")
+            refusal = _error(413, BAD_USER_INPUT, f"a body has at most {most} bytes")
             await refusal(scope, receive, send)
             return
         whole: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
@@ -138,7 +164,7 @@ class _BoundedBody:
 
 
 class _View(GraphQL[Context, None]):
-    """Strawberry's view with our context, and numbers that stay as exact as they were written."""
+    """Strawberry's view: with our context, the statuses of GraphQL over HTTP, and exact JSON."""
 
     async def get_context(
         self, request: Request | WebSocket, response: Response | WebSocket
@@ -147,8 +173,103 @@ class _View(GraphQL[Context, None]):
         request_id = getattr(request.state, "request_id", None)
         return Context(request.app.state.services, principal, request_id)
 
+    async def parse_http_body(
+        self, request: AsyncHTTPRequestAdapter
+    ) -> GraphQLRequestData | list[GraphQLRequestData]:
+        if (request.content_type or "").partition(";")[0].strip() != JSON_TYPE:
+            raise HTTPException(415, f"a request is sent as {JSON_TYPE}")
+        return await super().parse_http_body(request)
+
+    def parse_json(self, data: str | bytes) -> Any:
+        try:
+            found = self.decode_json(data)
+        except json.JSONDecodeError as error:
+            raise HTTPException(400, error.msg) from None
+        if not isinstance(found, dict):
+            raise HTTPException(400, "a request is one JSON object: batches are not taken")
+        if not isinstance(found.get("operationName"), str | None):
+            raise HTTPException(400, "operationName is a string or null")
+        return found
+
     def decode_json(self, data: str | bytes) -> object:
-        return json.loads(data, parse_float=str)
+        """JSON in UTF-8, its numbers as exact as they were written. Else `JSONDecodeError`."""
+        try:
+            text = data if isinstance(data, str) else data.decode()
+            found: object = json.loads(text, parse_float=str, parse_constant=_no_number)
+        except (ValueError, RecursionError):
+            raise json.JSONDecodeError("the body is not JSON in UTF-8", "", 0) from None
+        if "\\u" in text and any(_NO_TEXT.search(said) for said in _texts(found)):
+            raise json.JSONDecodeError("text has no NUL and no half of a surrogate pair", "", 0)
+        return found
+
+    async def get_sub_response(self, request: Request | WebSocket) -> Response:
+        response = await super().get_sub_response(request)
+        response.media_type = _media_type(request.headers.get("accept", ""))
+        return response
+
+    async def process_result(
+        self, request: Request, result: ExecutionResult
+    ) -> GraphQLHTTPResponse:
+        """An answer has `data` where execution began: an error of execution says at which field."""
+        answer = await super().process_result(request, result)
+        errors = result.errors or []
+        if result.data is None and errors and not any(error.path for error in errors):
+            del answer["data"]
+        return answer
+
+    def create_response(
+        self,
+        response_data: GraphQLHTTPResponse | list[GraphQLHTTPResponse],
+        sub_response: Response,
+    ) -> Response:
+        status = 200
+        if sub_response.media_type == GRAPHQL_TYPE and "data" not in response_data:
+            status = 500 if INTERNAL in _codes(response_data) else 400
+        content = self.encode_json(response_data)
+        return Response(content, status, media_type=sub_response.media_type)
+
+
+_NO_TEXT = re.compile(r"[\0\ud800-\udfff]|\\u(?:0000|\{0+\})")
+"""What no database keeps as text, also as a GraphQL literal or JSON within text writes it."""
+
+
+def _no_number(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Every text within JSON data, keys too."""
+    waiting = [value]
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, str):
+            yield found
+        elif isinstance(found, list):
+            waiting += found
+        elif isinstance(found, dict):
+            waiting += [*found.keys(), *found.values()]
+
+
+def _codes(answer: Any) -> set[str]:
+    return {error["extensions"]["code"] for error in answer.get("errors", ())}
+
+
+def _media_type(accept: str) -> str:
+    """Of the two media types the one that `accept` prefers; JSON where it names neither.
+
+    >>> _media_type("application/graphql-response+json, application/json;q=0.9")
+    'application/graphql-response+json'
+    >>> _media_type("*/*"), _media_type("application/graphql-response+json;q=0.1, */*")
+    ('application/json', 'application/json')
+    """
+    weights: dict[str, float] = {}
+    for part in accept.lower().split(","):
+        name, *parameters = (word.strip() for word in part.split(";"))
+        weight = next((p[2:] for p in parameters if p.startswith("q=")), "1")
+        weights[name] = float(weight) if re.fullmatch(r"[01](\.\d{0,3})?", weight) else 0.0
+    plain = max(weights.get(name, 0.0) for name in (JSON_TYPE, "application/*", "*/*"))
+    wanted = weights.get(GRAPHQL_TYPE, 0.0)
+    return GRAPHQL_TYPE if wanted and wanted >= plain else JSON_TYPE
 
 
 _view = _View(schema, graphql_ide=None, allow_queries_via_get=False)
@@ -156,22 +277,37 @@ _view = _View(schema, graphql_ide=None, allow_queries_via_get=False)
 
 async def _graphql(request: Request) -> Response:
     """Answer one GraphQL request: 401 without a good bearer."""
+    media_type = _media_type(request.headers.get("accept", ""))
     try:
         bearer = request.headers.get("authorization")
         request.state.principal = await authenticate(request.app.state.services, bearer)
     except Unauthenticated as error:
-        return _error(401, error.code, error.message, {"WWW-Authenticate": "Bearer"})
+        realm = {"WWW-Authenticate": "Bearer"}
+        return _error(401, error.code, error.message, realm, media_type=media_type)
     try:
         return await _view.run(request)
     except HTTPException as error:
-        return _error(error.status_code, "BAD_USER_INPUT", error.reason)
+        return _error(error.status_code, BAD_USER_INPUT, error.reason, media_type=media_type)
 
 
 def _error(
-    status: int, code: str, message: str, headers: dict[str, str] | None = None
+    status: int,
+    code: str,
+    message: str,
+    headers: Mapping[str, str] | None = None,
+    *,
+    media_type: str = JSON_TYPE,
+    **extensions: str,
 ) -> JSONResponse:
-    body = {"errors": [{"message": message, "extensions": {"code": code}}]}
-    return JSONResponse(body, status, headers)
+    body = {"errors": [{"message": message, "extensions": {"code": code, **extensions}}]}
+    return JSONResponse(body, status, headers, media_type)
+
+
+async def _refused(_request: Request, error: Exception) -> Response:
+    """There is no such path, or it is asked in another way."""
+    assert isinstance(error, RouteError)
+    code = "NOT_FOUND" if error.status_code == 404 else BAD_USER_INPUT
+    return _error(error.status_code, code, error.detail, error.headers)
 
 
 async def _webhook(request: Request) -> Response:

@@ -1,4 +1,8 @@
-"""Logs: one line an event, for people on a terminal and as JSON elsewhere. No secrets in them."""
+"""Logs: one line an event, for people on a terminal and as JSON elsewhere. No secrets in them.
+
+Whatever begins a process (the command line, each worker of `serve`) configures them first: what
+structlog does by itself shows the local variables of a traceback, and so a bearer or a card.
+"""
 
 import logging
 import sys
@@ -9,7 +13,11 @@ import structlog
 def configure_logging(level: str = "INFO") -> None:
     """Send everything to standard error, so that standard output stays for answers."""
     on_terminal = sys.stderr.isatty()
-    render = structlog.dev.ConsoleRenderer() if on_terminal else structlog.processors.JSONRenderer()
+    render = (
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        if on_terminal
+        else structlog.processors.JSONRenderer()
+    )
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,

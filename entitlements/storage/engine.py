@@ -19,7 +19,10 @@ def _dumps(value: Any) -> str:
 
 
 def create_engine(url: str) -> AsyncEngine:
-    """The engine for `sqlite+aiosqlite:///…` or `postgresql+asyncpg://…`."""
+    """The engine for `sqlite+aiosqlite:///…` or `postgresql+asyncpg://…`.
+
+    Its errors, which end in logs, name statements without the values that they were given.
+    """
     backend = make_url(url).drivername
     if backend == "postgresql+asyncpg":
         return create_async_engine(
@@ -27,6 +30,7 @@ def create_engine(url: str) -> AsyncEngine:
             pool_size=20,
             max_overflow=20,
             pool_pre_ping=True,
+            hide_parameters=True,
             json_serializer=_dumps,
             json_deserializer=msgspec.json.decode,
             connect_args={"server_settings": {"timezone": "UTC", "lock_timeout": "15000"}},
@@ -41,6 +45,7 @@ def create_engine(url: str) -> AsyncEngine:
         url,
         pool_size=10,
         max_overflow=10,
+        hide_parameters=True,
         json_serializer=_dumps,
         json_deserializer=msgspec.json.decode,
     )

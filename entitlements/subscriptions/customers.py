@@ -182,6 +182,10 @@ class CustomerService:
         async with self._database.read() as session:
             return (await session.scalars(query)).all()
 
+    async def invoice(self, invoice_id: str) -> InvoiceRow | None:
+        async with self._database.read() as session:
+            return await session.get(InvoiceRow, invoice_id)
+
     async def invoices(
         self, customer_id: str, *, first: int, after: str | None
     ) -> Sequence[InvoiceRow]:

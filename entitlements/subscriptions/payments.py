@@ -127,6 +127,22 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: datetime | None = None
     message: str = ""
     decline_code: str | None = None
+    failure_code: str | None = None  # where it is not the kind's own
+
+
+class CheckoutStatus(StrEnum):
+    OPEN = "open"
+    COMPLETE = "complete"
+    EXPIRED = "expired"
+
+
+class Checkout(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of the provider where the customer saves a payment method."""
+
+    id: str
+    status: CheckoutStatus
+    url: str | None
+    expires_at: datetime
 
 
 class PaymentProvider(Protocol):
@@ -166,6 +182,20 @@ class PaymentProvider(Protocol):
         prorate: bool,
     ) -> Outcome:
         """Cancel at the period's end (`at_end`), take that back (False), or end it now (None)."""
+        ...
+
+    async def start_checkout(
+        self, key: str, customer_provider_id: str, currency: str, return_url: str
+    ) -> Checkout:
+        """A page that collects a payment method, open for 30 minutes; `key` makes it once."""
+        ...
+
+    async def finish_checkout(self, checkout_id: str) -> Checkout:
+        """How it stands. Of a complete one the saved card has become the customer's default."""
+        ...
+
+    async def pay(self, invoice_provider_id: str, key: str) -> Outcome:
+        """Pay an open invoice with the customer's card."""
         ...
 
     async def subscription(self, provider_id: str) -> ProviderSubscription | None: ...

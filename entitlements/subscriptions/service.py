@@ -6,15 +6,17 @@ provider is called, and settled in a second transaction afterwards. Whoever find
 """
 
 import asyncio
+import contextlib
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
+from typing import NoReturn
 
 import msgspec
 import structlog
 from prometheus_client import Counter
-from sqlalchemy import select, update
+from sqlalchemy import and_, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from entitlements.audit import ledger
@@ -49,10 +51,12 @@ from entitlements.subscriptions.lines import (
 from entitlements.subscriptions.payments import (
     BillingCustomer,
     BillingOrder,
+    CheckoutStatus,
     HeldSlot,
     Outcome,
     OutcomeKind,
     PaymentProvider,
+    ProviderCustomer,
     ProviderInvoice,
     as_provided,
 )
@@ -66,6 +70,7 @@ from entitlements.subscriptions.records import (
     record,
     store_plan,
 )
+from entitlements.subscriptions.return_urls import ReturnUrls
 from entitlements.subscriptions.state import CustomerState, Subscription
 from entitlements.subscriptions.tables import ChangeRow, CustomerRow, SubscriptionRow
 from entitlements.subscriptions.target import ChangeRequest
@@ -87,6 +92,7 @@ DIFFERENCES = Counter(
     "Invoice lines on which our engine and the payment provider did not agree.",
 )
 UNSETTLED = ("pending", "awaiting_payment")
+WAITING = ("awaiting_payment", "awaiting_checkout")
 
 
 class Caller(msgspec.Struct, frozen=True):
@@ -114,6 +120,7 @@ class _Once(msgspec.Struct, frozen=True):
     mutation: str
     key: str
     request_digest: str
+    return_url: str | None = None
 
 
 class ChangeService:
@@ -124,12 +131,14 @@ class ChangeService:
         clock: Clock,
         signer: Signer,
         payments: PaymentProvider,
+        return_urls: ReturnUrls,
     ) -> None:
         self._database = database
         self._catalog = catalog
         self._clock = clock
         self._signer = signer
         self._payments = payments
+        self._return_urls = return_urls
 
     # ── quotes ───────────────────────────────────────────────────────────────
 
@@ -187,16 +196,23 @@ class ChangeService:
     # ── commits ──────────────────────────────────────────────────────────────
 
     async def commit(
-        self, caller: Caller, token: str, key: str, *, bound_to: str | None = None
+        self,
+        caller: Caller,
+        token: str,
+        key: str,
+        *,
+        return_url: str | None = None,
+        bound_to: str | None = None,
     ) -> Committed:
         """Do what a quote says, once per idempotency key.
 
         `bound_to` is the customer of a caller who has only one: somebody else's quote is not found.
+        `return_url` is where the provider's pages lead back to.
         """
         claims = quotes.read_quote(self._signer, token)
         if bound_to not in (None, claims.customer_id):
             raise NotFound("customer", claims.customer_id)
-        once = _Once(claims.customer_id, "commitChange", key, _digest(token))
+        once = _Once(claims.customer_id, "commitChange", key, _digest(token), return_url)
 
         async def commit_quoted() -> Committed:
             await self._check_fresh(claims)
@@ -213,10 +229,11 @@ class ChangeService:
         quantity: int,
         max_due_now_minor: int | None,
         key: str,
+        return_url: str | None = None,
     ) -> Committed:
         """One click: preview and commit in one, adding to what is held."""
         digest = _digest([add_on_id, quantity, max_due_now_minor])
-        once = _Once(customer_id, "purchaseAddOn", key, digest)
+        once = _Once(customer_id, "purchaseAddOn", key, digest, return_url)
 
         async def purchase() -> Committed:
             quote = await self._quote_add_on(caller, customer_id, add_on_id, quantity)
@@ -272,6 +289,8 @@ class ChangeService:
             raise ValidationFailed.of("idempotencyKey", "LENGTH", "a key has 1 to 255 characters")
         if repeated := await self._repeated(once):
             return repeated
+        if once.return_url is not None:
+            self._return_urls.checked(once.return_url)
         try:
             return await do()
         except (Conflict, QuoteStale, ValidationFailed):
@@ -344,6 +363,7 @@ class ChangeService:
                 raise QuoteStale("the quote does not hold any more")
             if plan.approval_required:
                 raise ApprovalRequired("this is sold by our sales team: they have to approve it")
+            await self._supersede_checkouts(session, row, plan.product_id)
             change = self._intent(row, plan, claims, caller, once)
             session.add(change)
             row.revision += 1
@@ -372,9 +392,14 @@ class ChangeService:
     async def _working_on(self, change_id: str) -> AsyncIterator[None]:
         """Keep the lease of an intent for as long as the block runs."""
 
+        done = asyncio.Event()
+
         async def renew() -> None:
             while True:
-                await asyncio.sleep(LEASE_RENEWED_AFTER_SECONDS)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(done.wait(), LEASE_RENEWED_AFTER_SECONDS)
+                if done.is_set():
+                    return
                 async with self._database.write() as session:
                     await session.execute(
                         update(ChangeRow)
@@ -386,8 +411,31 @@ class ChangeService:
         try:
             yield
         finally:
-            renewing.cancel()
-            await asyncio.gather(renewing, return_exceptions=True)
+            done.set()
+            await renewing
+
+    async def _supersede_checkouts(
+        self, session: AsyncSession, row: CustomerRow, product_id: str
+    ) -> None:
+        """One open checkout per customer and product: a new change takes the place of another."""
+        for waiting in await session.scalars(
+            select(ChangeRow).where(
+                ChangeRow.customer_id == row.id,
+                ChangeRow.product_id == product_id,
+                ChangeRow.status == "awaiting_checkout",
+            )
+        ):
+            waiting.status, waiting.settled_at = "canceled", self._clock.now()
+            await record(
+                session,
+                self._clock.now(),
+                ledger.SYSTEM,
+                row,
+                "change.canceled",
+                object_type="change",
+                object_id=waiting.id,
+                reason="another change took its place",
+            )
 
     def _intent(
         self,
@@ -417,6 +465,9 @@ class ChangeService:
             started_at=started_at,
             leased_until=started_at + LEASE,
             created_by=caller.actor.name,
+            authority=claims.authority.value,
+            due_now_minor=claims.due_now_minor,
+            return_url=once.return_url,
             reason=claims.request.reason,
             lines=msgspec.to_builtins(plan.lines),
             total_minor=plan.total_minor,
@@ -431,10 +482,56 @@ class ChangeService:
                 raise NotFound("change", change_id)
             if change.status in UNSETTLED:
                 change.leased_until = wall_now() + LEASE
+        if change.status == "awaiting_checkout":
+            return await self._after_checkout(change)
         if change.status not in UNSETTLED:
             return await self._answer(change)
         async with self._working_on(change_id):
             return await self._go_on(change)
+
+    async def _after_checkout(self, change: ChangeRow) -> Committed:
+        """Go on once a card is saved: quoted anew, and only if it costs no more than was agreed."""
+        assert change.checkout_id is not None
+        checkout = await self._payments.finish_checkout(change.checkout_id)
+        if checkout.status is CheckoutStatus.OPEN:
+            return await self._answer(change)
+        if checkout.status is CheckoutStatus.EXPIRED:
+            return await self._refuse(change.id, "CHECKOUT_EXPIRED", "no payment method was saved")
+        request = msgspec.convert(change.request, ChangeRequest)
+        row, state = await self._loaded(change.customer_id)
+        catalog = await self._catalog()
+        try:
+            quote = await self._quote(catalog, row, state, request, Authority(change.authority))
+        except (ValidationFailed, Conflict) as error:
+            return await self._refuse(change.id, error.code, error.message)
+        if quote.due_now_minor > change.due_now_minor:
+            return await self._refuse(change.id, "QUOTE_STALE", "it costs more than was agreed to")
+        async with self._database.write() as session:
+            row = await locked_customer(session, change.customer_id)
+            change = await session.get_one(ChangeRow, change.id, with_for_update=True)
+            if change.status == "awaiting_checkout" and row.revision == state.revision:
+                await _refuse_while_unsettled(session, row.id)
+                self._plan_anew(change, quote)
+                row.revision += 1
+        if change.status != "pending":
+            return await self._answer(change)
+        async with self._working_on(change.id):
+            return await self._carry_out(change.id)
+
+    def _plan_anew(self, change: ChangeRow, quote: Quote) -> None:
+        plan = quote.plan
+        change.status = "pending"
+        change.plan = msgspec.json.encode(plan).decode()
+        change.subscription_id = plan.subscription_id
+        change.lines = msgspec.to_builtins(quote.lines)
+        change.total_minor, change.mrr_delta_minor = plan.total_minor, plan.mrr_delta_minor
+        change.effective_at = plan.effective_at
+        change.started_at = wall_now()
+        change.leased_until = change.started_at + LEASE
+
+    async def _refuse(self, change_id: str, code: str, message: str) -> Committed:
+        outcome = Outcome(kind=OutcomeKind.REFUSED, message=message, failure_code=code)
+        return await self._settle(change_id, outcome)
 
     async def _go_on(self, change: ChangeRow) -> Committed:
         """Ask the provider how far it has come; send it again only where it never arrived."""
@@ -454,16 +551,13 @@ class ChangeService:
         return await self._settle(change.id, Outcome(kind=OutcomeKind.REFUSED, message=message))
 
     async def unfinished(self, limit: int = 100) -> Sequence[str]:
-        """Changes that nobody works on: their process has died, or they wait for a payment."""
+        """Changes that nobody works on: their process has died, or their checkout has expired."""
+        now = wall_now()
+        dead = and_(ChangeRow.status == "pending", ChangeRow.leased_until <= now)
+        expired = and_(ChangeRow.status == "awaiting_checkout", ChangeRow.payment_expires_at <= now)
+        query = select(ChangeRow.id).where(or_(dead, expired)).order_by(ChangeRow.id).limit(limit)
         async with self._database.read() as session:
-            return (
-                await session.scalars(
-                    select(ChangeRow.id)
-                    .where(ChangeRow.status == "pending", ChangeRow.leased_until <= wall_now())
-                    .order_by(ChangeRow.id)
-                    .limit(limit)
-                )
-            ).all()
+            return (await session.scalars(query)).all()
 
     async def release_leases(self) -> None:
         """At the start of the only process: whoever held a lease is dead."""
@@ -486,26 +580,52 @@ class ChangeService:
                     mirror_customer(await locked_customer(session, change.customer_id), provided)
                 customer = msgspec.structs.replace(order.customer, provider_id=provided.id)
                 order = msgspec.structs.replace(order, customer=customer)
-                if (
-                    provided.payment_method_id is None
-                    and plan.invoiced_now
-                    and plan.total_minor > 0
-                ):
-                    raise PaymentDeclined("there is no payment method", "no_payment_method")
+                if provided.payment_method_id is None and self._is_due(plan, provided):
+                    return await self._ask_for_a_card(change, provided)
                 outcome = await self._payments.execute(change_id, order)
         except PaymentDeclined as error:
             outcome = Outcome(
                 kind=OutcomeKind.DECLINED, message=error.message, decline_code=error.decline_code
             )
         except ValidationFailed as error:
-            await self._settle(
-                change_id, Outcome(kind=OutcomeKind.REFUSED, message=error.message), quiet=True
-            )
-            raise
+            return await self._refuse(change_id, error.issues[0].code, error.message)
         except PaymentProviderUnavailable:
             await self._give_back_lease(change_id)
             raise
         return await self._settle(change_id, outcome)
+
+    def _is_due(self, plan: ChangePlan, customer: ProviderCustomer) -> bool:
+        """Whether something will have to be charged at once."""
+        smallest_minor = smallest_charge_minor(plan.currency)
+        due = quotes.due(plan.total_minor, -customer.balance_minor, smallest_minor)
+        return plan.invoiced_now and due.due_now_minor > 0
+
+    async def _ask_for_a_card(self, change: ChangeRow, customer: ProviderCustomer) -> Committed:
+        """Without a payment method the change waits for the provider's page that collects one."""
+        checkout = await self._payments.start_checkout(
+            f"{change.id}:checkout",
+            customer.id,
+            change.currency,
+            self._return_urls.checked(change.return_url),
+        )
+        async with self._database.write() as session:
+            row = await locked_customer(session, change.customer_id)
+            change = await session.get_one(ChangeRow, change.id, with_for_update=True)
+            if change.status == "pending":
+                change.status = "awaiting_checkout"
+                change.checkout_id, change.hosted_url = checkout.id, checkout.url
+                change.payment_expires_at = checkout.expires_at
+                row.revision += 1
+                await record(
+                    session,
+                    self._clock.now(),
+                    Actor(change.created_by),
+                    row,
+                    "change.awaiting_checkout",
+                    object_type="change",
+                    object_id=change.id,
+                )
+        return await self._answer(change)
 
     async def _give_back_lease(self, change_id: str) -> None:
         async with self._database.write() as session:
@@ -533,7 +653,7 @@ class ChangeService:
             state = await load_state(session, row)
         return _order(row, state, plan), plan
 
-    async def _settle(self, change_id: str, outcome: Outcome, *, quiet: bool = False) -> Committed:
+    async def _settle(self, change_id: str, outcome: Outcome) -> Committed:
         """The second transaction: make the outcome ours. Settling twice changes nothing."""
         provided = None
         if outcome.subscription is not None:
@@ -543,12 +663,10 @@ class ChangeService:
             assert change is not None
             row = await locked_customer(session, change.customer_id)
             await session.refresh(change)
-            if change.status in UNSETTLED:
+            if change.status in (*UNSETTLED, "awaiting_checkout"):
                 if provided is not None:
                     mirror_customer(row, provided)
                 await self._apply(session, row, change, outcome)
-        if quiet:
-            return Committed(change_id=change.id, customer_id=row.id, revision=row.revision)
         answer = await self._answer(change)
         return msgspec.structs.replace(answer, client_secret=outcome.client_secret)
 
@@ -578,7 +696,8 @@ class ChangeService:
         else:
             declined = outcome.kind is OutcomeKind.DECLINED
             change.status, action = "failed", "change.failed"
-            change.failure_code = "PAYMENT_DECLINED" if declined else "PROVIDER_REFUSED"
+            own_code = "PAYMENT_DECLINED" if declined else "PROVIDER_REFUSED"
+            change.failure_code = outcome.failure_code or own_code
             change.failure_message = outcome.message
             change.decline_code = outcome.decline_code
         if change.status != "awaiting_payment":
@@ -634,6 +753,8 @@ class ChangeService:
                 invoice_now=False,
                 prorate=False,
             )
+        elif change.status == "awaiting_checkout":
+            outcome = Outcome(kind=OutcomeKind.DECLINED)  # its page expires by itself
         elif change.status == "awaiting_payment":
             outcome = await self._payments.abandon(change_id, order)
             if outcome.kind is OutcomeKind.APPLIED:
@@ -646,7 +767,7 @@ class ChangeService:
         async with self._database.write() as session:
             row = await locked_customer(session, change.customer_id)
             change = await session.get_one(ChangeRow, change_id)
-            if change.status in ("scheduled", "awaiting_payment"):
+            if change.status in ("scheduled", *WAITING):
                 change.status = "canceled"
                 change.settled_at = self._clock.now()
                 row.revision += 1
@@ -669,7 +790,7 @@ class ChangeService:
         if change.status == "failed" and change.failure_code == "PAYMENT_DECLINED":
             raise PaymentDeclined(change.failure_message or "declined", change.decline_code)
         if change.status == "failed":
-            raise Conflict(change.failure_message or "refused", code=change.failure_code)
+            _raise_failure(change.failure_code or "", change.failure_message or "refused")
         if change.status == "pending":
             raise PaymentProviderUnavailable(
                 f"the change {change.id} is under way: ask again with the same key", 5
@@ -680,7 +801,7 @@ class ChangeService:
             change_id=change.id,
             customer_id=change.customer_id,
             revision=row.revision,
-            hosted_url=change.hosted_url if change.status == "awaiting_payment" else None,
+            hosted_url=change.hosted_url if change.status in WAITING else None,
             expires_at=change.payment_expires_at,
         )
 
@@ -699,6 +820,15 @@ class ChangeService:
         if change is None:
             raise NotFound("change", change_id)
         return change
+
+
+def _raise_failure(code: str, message: str) -> NoReturn:
+    """A failed change, told as it was the first time."""
+    if code == "UNKNOWN_PAYMENT_METHOD":
+        raise ValidationFailed.of("sandboxPaymentMethod", code, message)
+    if code == "QUOTE_STALE":
+        raise QuoteStale(message)
+    raise Conflict(message, code=code)
 
 
 async def _is_of(

@@ -58,7 +58,8 @@ class ProviderSync:
             waiting = (
                 await session.scalars(
                     select(ChangeRow).where(
-                        ChangeRow.customer_id == row.id, ChangeRow.status.in_(UNSETTLED)
+                        ChangeRow.customer_id == row.id,
+                        ChangeRow.status.in_((*UNSETTLED, "awaiting_checkout")),
                     )
                 )
             ).all()
@@ -104,6 +105,10 @@ class ProviderSync:
             if changed:
                 row.revision += 1
         return True
+
+    async def checkout(self, checkout_id: str) -> None:
+        """A payment method was saved on the provider's page: it becomes the customer's default."""
+        await self._payments.finish_checkout(checkout_id)
 
     async def _follow(
         self,

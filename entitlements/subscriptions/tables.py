@@ -111,7 +111,10 @@ class ChangeRow(Base):
     started_at: Mapped[datetime] = mapped_column(Instant)  # wall time: how old the keys are
     leased_until: Mapped[datetime] = mapped_column(Instant)  # wall time: somebody works on it
     created_by: Mapped[str] = mapped_column(String(300))
+    authority: Mapped[str] = mapped_column(String(16))
     reason: Mapped[str | None] = mapped_column(Text)
+    due_now_minor: Mapped[int] = mapped_column(BigInteger)  # as quoted
+    return_url: Mapped[str | None] = mapped_column(Text)
     lines: Mapped[Any] = mapped_column(Json)
     total_minor: Mapped[int] = mapped_column(BigInteger)
     mrr_delta_minor: Mapped[int] = mapped_column(BigInteger)
@@ -119,6 +122,7 @@ class ChangeRow(Base):
     failure_code: Mapped[str | None] = mapped_column(String(64))
     decline_code: Mapped[str | None] = mapped_column(String(64))
     failure_message: Mapped[str | None] = mapped_column(Text)
+    checkout_id: Mapped[str | None] = mapped_column(String(255))
     hosted_url: Mapped[str | None] = mapped_column(Text)
     payment_expires_at: Mapped[datetime | None] = mapped_column(Instant)
     settled_at: Mapped[datetime | None] = mapped_column(Instant)

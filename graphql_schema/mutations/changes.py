@@ -9,22 +9,37 @@ from entitlements.catalog.model import ChangeTiming
 from entitlements.subscriptions.service import Committed
 from graphql_schema.context import Info
 from graphql_schema.permissions import Guarded, customer_of
+from graphql_schema.queries.customers import CustomerId
 from graphql_schema.types.changes import (
     Change,
     ChangeCommitted,
     ChangeInput,
+    CheckoutRequired,
     CommitChangeResult,
+    InvoicePaid,
+    InvoicePaymentRequired,
+    PayInvoiceResult,
+    PaymentAction,
     PaymentActionRequired,
     PreviewChangeResult,
     Quote,
+    SetUpPaymentMethodResult,
 )
-from graphql_schema.types.customers import Customer
+from graphql_schema.types.customers import Customer, invoice_type
 from graphql_schema.types.scalars import BigInt
 from graphql_schema.types.service import SandboxClock
 
 IdempotencyKey = Annotated[
     str,
     strawberry.argument(description="Yours, 1 to 255 characters: repeated, it does nothing twice."),
+]
+
+
+ReturnUrl = Annotated[
+    str | None, strawberry.argument(description="Where the provider's pages lead back to.")
+]
+ChangeId = Annotated[
+    strawberry.ID, strawberry.argument(description="The change that waits, `chg_…`.")
 ]
 
 
@@ -39,6 +54,9 @@ class PurchaseAddOnInput:
         default=None, description="In minor units: if more would be due now, QuoteStale."
     )
     idempotency_key: str = strawberry.field(description="Yours, 1 to 255 characters.")
+    return_url: str | None = strawberry.field(
+        default=None, description="Where the provider's pages lead back to."
+    )
 
 
 @strawberry.input(description="Everything of a product ends.")
@@ -60,7 +78,13 @@ class ChangeMutations:
         extensions=[Guarded()],
         description="What a change would do and cost. Writes nothing.",
     )
-    async def preview_change(self, info: Info, input: ChangeInput) -> PreviewChangeResult:
+    async def preview_change(
+        self,
+        info: Info,
+        input: Annotated[
+            ChangeInput, strawberry.argument(description="What is wanted, not what is to be added.")
+        ],
+    ) -> PreviewChangeResult:
         context = info.context
         customer_id = customer_of(context.principal, input.customer_id)
         quote = await context.services.changes.preview(context.caller, customer_id, input.domain())
@@ -72,15 +96,26 @@ class ChangeMutations:
         info: Info,
         token: Annotated[str, strawberry.argument(description="A quote's.")],
         idempotency_key: IdempotencyKey,
+        return_url: ReturnUrl = None,
     ) -> CommitChangeResult:
         context = info.context
         committed = await context.services.changes.commit(
-            context.caller, token, idempotency_key, bound_to=context.principal.customer_id
+            context.caller,
+            token,
+            idempotency_key,
+            return_url=return_url,
+            bound_to=context.principal.customer_id,
         )
         return await _answer(info, committed)
 
     @strawberry.mutation(extensions=[Guarded()], description="Buy a module with one click.")
-    async def purchase_add_on(self, info: Info, input: PurchaseAddOnInput) -> CommitChangeResult:
+    async def purchase_add_on(
+        self,
+        info: Info,
+        input: Annotated[
+            PurchaseAddOnInput, strawberry.argument(description="Which add-on, for whom.")
+        ],
+    ) -> CommitChangeResult:
         context = info.context
         committed = await context.services.changes.purchase_add_on(
             context.caller,
@@ -89,12 +124,17 @@ class ChangeMutations:
             quantity=input.quantity,
             max_due_now_minor=input.max_due_now,
             key=input.idempotency_key,
+            return_url=input.return_url,
         )
         return await _answer(info, committed)
 
     @strawberry.mutation(extensions=[Guarded()], description="Cancel a product.")
     async def cancel_subscription(
-        self, info: Info, input: CancelSubscriptionInput
+        self,
+        info: Info,
+        input: Annotated[
+            CancelSubscriptionInput, strawberry.argument(description="What ends, and when.")
+        ],
     ) -> CommitChangeResult:
         context = info.context
         committed = await context.services.changes.cancel_subscription(
@@ -111,12 +151,56 @@ class ChangeMutations:
         extensions=[Guarded()],
         description="Abandon a change that waits for payment, or undo a scheduled cancellation.",
     )
-    async def cancel_scheduled_change(self, info: Info, id: strawberry.ID) -> CommitChangeResult:
+    async def cancel_scheduled_change(self, info: Info, id: ChangeId) -> CommitChangeResult:
         context = info.context
         committed = await context.services.changes.abandon(
             context.caller, id, bound_to=context.principal.customer_id
         )
         return await _answer(info, committed)
+
+    @strawberry.mutation(
+        extensions=[Guarded()],
+        description="The provider's page where the customer saves what is charged from then on.",
+    )
+    async def set_up_payment_method(
+        self, info: Info, customer_id: CustomerId = None, return_url: ReturnUrl = None
+    ) -> SetUpPaymentMethodResult:
+        context = info.context
+        checkout = await context.services.paying.set_up_payment_method(
+            context.caller, customer_of(context.principal, customer_id), return_url
+        )
+        return CheckoutRequired(
+            url=checkout.url or "", expires_at=checkout.expires_at, pending_change=None
+        )
+
+    @strawberry.mutation(extensions=[Guarded()], description="Pay an open invoice.")
+    async def pay_invoice(
+        self,
+        info: Info,
+        id: Annotated[strawberry.ID, strawberry.argument(description="The invoice, `inv_…`.")],
+        idempotency_key: IdempotencyKey,
+        return_url: ReturnUrl = None,
+    ) -> PayInvoiceResult:
+        context = info.context
+        paid = await context.services.paying.pay_invoice(
+            context.caller, id, idempotency_key, bound_to=context.principal.customer_id
+        )
+        context.changed()
+        view = await context.customers.load(paid.customer_id)
+        row = await context.services.customers.invoice(paid.invoice_id)
+        assert view is not None
+        assert row is not None
+        invoice = invoice_type(await context.catalog(), view, row)
+        if paid.waiting is None:
+            return InvoicePaid(invoice=invoice, customer=Customer(view=view))
+        assert paid.waiting.hosted_url is not None
+        assert paid.waiting.expires_at is not None
+        payment = PaymentAction(
+            client_secret=paid.waiting.client_secret,
+            hosted_url=paid.waiting.hosted_url,
+            expires_at=paid.waiting.expires_at,
+        )
+        return InvoicePaymentRequired(invoice=invoice, payment=payment)
 
     @strawberry.mutation(
         extensions=[Guarded()],
@@ -134,11 +218,19 @@ class ChangeMutations:
         return SandboxClock(now=now)
 
 
-async def _answer(info: Info, committed: Committed) -> ChangeCommitted | PaymentActionRequired:
+async def _answer(
+    info: Info, committed: Committed
+) -> ChangeCommitted | PaymentActionRequired | CheckoutRequired:
     info.context.changed()
     row = await info.context.services.customers.change(committed.change_id)
     assert row is not None
     change = Change(row=row)
+    if row.status == "awaiting_checkout":
+        assert committed.hosted_url is not None
+        assert committed.expires_at is not None
+        return CheckoutRequired(
+            url=committed.hosted_url, expires_at=committed.expires_at, pending_change=change
+        )
     if row.status == "awaiting_payment":
         secret = committed.client_secret
         if secret is None and row.invoice_provider_id is not None:

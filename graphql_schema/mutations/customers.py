@@ -29,6 +29,9 @@ CustomerTokenResult = Annotated[
 ]
 
 
+CustomerId = Annotated[strawberry.ID, strawberry.argument(description="Your own id of it.")]
+
+
 @strawberry.input(description="A new customer.")
 class CreateCustomerInput:
     id: strawberry.ID = strawberry.field(description="Your own id of the customer.")
@@ -45,7 +48,11 @@ class CreateCustomerInput:
 @strawberry.type
 class CustomerMutations:
     @strawberry.mutation(extensions=[Guarded()], description="Make a customer known.")
-    async def create_customer(self, info: Info, input: CreateCustomerInput) -> CustomerResult:
+    async def create_customer(
+        self,
+        info: Info,
+        input: Annotated[CreateCustomerInput, strawberry.argument(description="Who it is.")],
+    ) -> CustomerResult:
         await info.context.services.customers.create_customer(
             info.context.caller,
             input.id,
@@ -60,7 +67,7 @@ class CustomerMutations:
     async def update_customer(
         self,
         info: Info,
-        id: strawberry.ID,
+        id: CustomerId,
         name: Annotated[str | None, strawberry.argument(description="Null: as it is.")] = None,
         email: Annotated[str | None, strawberry.argument(description="Null: as it is.")] = None,
     ) -> CustomerResult:
@@ -74,7 +81,7 @@ class CustomerMutations:
     async def create_customer_token(
         self,
         info: Info,
-        customer_id: strawberry.ID,
+        customer_id: CustomerId,
         ttl_seconds: Annotated[
             int, strawberry.argument(description="How long it is good, at most 86400 seconds.")
         ] = 3600,
@@ -101,9 +108,7 @@ class CustomerMutations:
     @strawberry.mutation(
         extensions=[Guarded()], description="Make every token of a customer useless, at once."
     )
-    async def revoke_customer_tokens(
-        self, info: Info, customer_id: strawberry.ID
-    ) -> CustomerResult:
+    async def revoke_customer_tokens(self, info: Info, customer_id: CustomerId) -> CustomerResult:
         await info.context.services.customers.revoke_tokens(info.context.caller, customer_id)
         return await _payload(info, customer_id)
 

@@ -31,7 +31,7 @@ class ProposalMutations:
         extensions=[Guarded()],
         description="Propose a whole catalog, on top of the latest approved one. Nothing is sold "
         "otherwise until somebody else approves it. Every mistake in the document is listed, with "
-        "its path from `document` on.",
+        "its path from `document` on. Conflict: STALE_BASE, see `baseRevision`.",
     )
     async def propose_catalog(
         self,
@@ -44,14 +44,16 @@ class ProposalMutations:
             input.reason,
             effective_at=input.effective_at,
             policies=[policy_of(policy) for policy in input.policies or ()],
+            base_revision=input.base_revision,
         )
         return proposal_type(info.context, row)
 
     @strawberry.mutation(
         extensions=[Guarded()],
         description="Approve a proposal. It is published at its instant, or in this very answer "
-        "if it has none. Conflict: OWN_PROPOSAL, STALE_BASE where another was approved since, "
-        "BEFORE_BASE, DECIDED.",
+        "if it has none. All others that are open are SUPERSEDED by it. Conflict: OWN_PROPOSAL, "
+        "STALE_BASE where another was approved since it was proposed, BEFORE_BASE where that takes "
+        "effect later, DECIDED.",
     )
     async def approve_proposal(
         self,
@@ -66,7 +68,7 @@ class ProposalMutations:
         return proposal_type(info.context, row)
 
     @strawberry.mutation(
-        extensions=[Guarded()], description="Reject a proposal. Conflict: DECIDED."
+        extensions=[Guarded()], description="Reject a proposal. Conflict: DECIDED, STALE_BASE."
     )
     async def reject_proposal(
         self,

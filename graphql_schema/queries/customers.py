@@ -60,7 +60,11 @@ class CustomerQueries:
         return CustomerConnection(nodes=nodes, page_info=page_info)
 
     @strawberry.field(extensions=[Guarded()], description="A change; null where there is none.")
-    async def change(self, info: Info, id: strawberry.ID) -> Change | None:
+    async def change(
+        self,
+        info: Info,
+        id: Annotated[strawberry.ID, strawberry.argument(description="The change's id, `chg_…`.")],
+    ) -> Change | None:
         row = await info.context.services.customers.change(id)
         mine = info.context.principal.customer_id
         if row is None or mine not in (None, row.customer_id):
@@ -71,7 +75,9 @@ class CustomerQueries:
     async def access(
         self,
         info: Info,
-        feature_id: strawberry.ID,
+        feature_id: Annotated[
+            strawberry.ID, strawberry.argument(description="Its key in the catalog.")
+        ],
         customer_id: CustomerId = None,
         quantity: Annotated[
             BigInt, strawberry.argument(description="METERED: how many more units.")

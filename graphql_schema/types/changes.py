@@ -489,6 +489,44 @@ class PaymentActionRequired:
     expires_at: datetime = strawberry.field(description="After it the change is given up.")
 
 
+@strawberry.type(
+    description="A payment method has to be saved first, on the provider's page; then it goes on."
+)
+class CheckoutRequired:
+    url: str = strawberry.field(description="The provider's page.")
+    expires_at: datetime = strawberry.field(description="Until then it is open.")
+    pending_change: Change | None = strawberry.field(
+        description="The change, AWAITING_CHECKOUT; null where only a method is saved."
+    )
+
+
+@strawberry.type(description="The invoice is paid.")
+class InvoicePaid:
+    invoice: Invoice = strawberry.field(description="The invoice.")
+    customer: LazyCustomer = strawberry.field(description="The customer as they are now.")
+
+
+@strawberry.type(description="The customer has to authenticate the payment.")
+class InvoicePaymentRequired:
+    invoice: Invoice = strawberry.field(description="The invoice, still open.")
+    payment: PaymentAction = strawberry.field(description="Where the customer goes on.")
+
+
+SetUpPaymentMethodResult = Annotated[
+    CheckoutRequired | PaymentProviderUnavailable | ValidationFailedType | NotFound,
+    strawberry.union("SetUpPaymentMethodResult", description="The page, or why not."),
+]
+PayInvoiceResult = Annotated[
+    InvoicePaid
+    | InvoicePaymentRequired
+    | PaymentDeclined
+    | PaymentProviderUnavailable
+    | Conflict
+    | IdempotencyConflict
+    | ValidationFailedType
+    | NotFound,
+    strawberry.union("PayInvoiceResult", description="How paying went."),
+]
 PreviewChangeResult = Annotated[
     Quote | Conflict | PaymentProviderUnavailable | ValidationFailedType | NotFound,
     strawberry.union("PreviewChangeResult", description="A quote, or why there is none."),
@@ -496,6 +534,7 @@ PreviewChangeResult = Annotated[
 CommitChangeResult = Annotated[
     ChangeCommitted
     | PaymentActionRequired
+    | CheckoutRequired
     | PaymentDeclined
     | QuoteExpired
     | QuoteStale

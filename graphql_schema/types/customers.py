@@ -1,6 +1,7 @@
 """Customers and what they hold."""
 
 from datetime import datetime
+from typing import Annotated
 
 import strawberry
 
@@ -235,7 +236,11 @@ class Customer:
         ]
 
     @strawberry.field(description="The live subscription of a product, if there is one.")
-    async def subscription(self, info: Info, product_id: strawberry.ID) -> Subscription | None:
+    async def subscription(
+        self,
+        info: Info,
+        product_id: Annotated[strawberry.ID, strawberry.argument(description="Of this product.")],
+    ) -> Subscription | None:
         held = self.view.state.live(product_id)
         if held is None:
             return None
@@ -271,17 +276,7 @@ class Customer:
 
         rows, page_info = await page(load, first, after, cursor=lambda row: row.id)
         catalog = await info.context.catalog()
-        held = {s.id: s for s in self.view.state.subscriptions}
-        nodes = [
-            Invoice(
-                row=row,
-                catalog=catalog,
-                held=Subscription(held=found, view=self.view, catalog=catalog)
-                if (found := held.get(row.subscription_id or ""))
-                else None,
-            )
-            for row in rows
-        ]
+        nodes = [invoice_type(catalog, self.view, row) for row in rows]
         return InvoiceConnection(nodes=nodes, page_info=page_info)
 
     @strawberry.field(description="What is charged; null where none is saved.")
@@ -297,6 +292,12 @@ class Customer:
     )
     def credit_balance(self) -> Money:
         return money(self._row.credit_balance_minor, self._row.currency)
+
+
+def invoice_type(catalog: Catalog, view: CustomerView, row: tables.InvoiceRow) -> Invoice:
+    held = next((s for s in view.state.subscriptions if s.id == row.subscription_id), None)
+    subscription = Subscription(held=held, view=view, catalog=catalog) if held else None
+    return Invoice(row=row, catalog=catalog, held=subscription)
 
 
 @strawberry.type(description="A page of customers, newest first.")

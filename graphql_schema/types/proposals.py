@@ -12,6 +12,7 @@ from entitlements.catalog.diff import Difference, DifferenceKind
 from entitlements.catalog.tables import CatalogProposalRow
 from graphql_schema.context import Context, Info
 from graphql_schema.types.enums import describe_enum
+from graphql_schema.types.errors import Issue
 from graphql_schema.types.pages import PageInfo
 from graphql_schema.types.scalars import JSON
 
@@ -103,6 +104,11 @@ class ProposeCatalogInput:
     )
     policies: list[GrandfatherPolicyInput] | None = strawberry.field(
         default=None, description="What happens to those who hold an older version."
+    )
+    base_revision: int | None = strawberry.field(
+        default=None,
+        description="The revision that the document was written on: Conflict, STALE_BASE, if "
+        "another was approved since, so that no change of somebody else is undone unseen.",
     )
 
 
@@ -201,6 +207,15 @@ class CatalogProposal:
     def policies(self) -> list[ProposedPolicy]:
         stored = msgspec.convert(self.row.policies, list[domain.Policy])
         return [_policy_type(policy) for policy in stored]
+
+    @strawberry.field(
+        description="What somebody should know who decides on it. RETIRED, RETURNED and "
+        "SAME_AS_BEFORE, with the package's id for a path; PROBABLE_RENAME, and what is legal but "
+        "odd about what is new, with the path in the document. Compares two whole catalogs."
+    )
+    async def notes(self, info: Info) -> list[Issue]:
+        found = await info.context.services.catalog.notes_of(self.row)
+        return [Issue(path=list(n.path), code=n.code, message=n.message) for n in found]
 
     @strawberry.field(
         description="What it changes in its base, field by field: the catalog's own first, then by "

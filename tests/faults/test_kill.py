@@ -21,7 +21,8 @@ from entitlements.catalog import examples
 from entitlements.catalog.document import read
 from entitlements.server.demo import Server, listen, server_config
 from tests.api import Api
-from tests.conftest import ADMIN_KEY, WEBHOOK_SECRET
+from tests.conftest import ADMIN_KEY
+from tests.events import WEBHOOK_SECRET
 
 STARTS_WITHIN_SECONDS = 20
 

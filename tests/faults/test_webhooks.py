@@ -4,22 +4,13 @@ import json
 import random
 from typing import Any
 
-import httpx
 import pytest
-import stripe
 from sqlalchemy import func, select
 
 from entitlements.billing.tables import WebhookEventRow
-from entitlements.kernel.clock import wall_now
 from entitlements.services import Services
 from tests.api import Api
-from tests.conftest import WEBHOOK_SECRET
-
-
-def signed(payload: str, *, secret: str = WEBHOOK_SECRET, age_seconds: int = 0) -> dict[str, str]:
-    at = int(wall_now().timestamp()) - age_seconds
-    header = stripe.WebhookSignature.generate_signature_header(payload, secret, timestamp=at)
-    return {"Stripe-Signature": header, "Content-Type": "application/json"}
+from tests.events import events_of, post, signed
 
 
 def paid(customer: str) -> dict[str, Any]:
@@ -36,25 +27,6 @@ def paid(customer: str) -> dict[str, Any]:
 async def stored(services: Services) -> int:
     async with services.database.read() as session:
         return await session.scalar(select(func.count()).select_from(WebhookEventRow)) or 0
-
-
-async def events_of(sandbox_url: str) -> list[dict[str, Any]]:
-    """Everything that happened at the provider, oldest first."""
-    events: list[dict[str, Any]] = []
-    async with httpx.AsyncClient(auth=("sk_test_x", "")) as client:
-        more: dict[str, str] = {}
-        while True:
-            found = (await client.get(f"{sandbox_url}/v1/events?limit=100", params=more)).json()
-            events += found["data"]
-            if not found["has_more"]:
-                return events[::-1]
-            more = {"starting_after": events[-1]["id"]}
-
-
-async def post(api: Api, event: dict[str, Any]) -> int:
-    payload = json.dumps(event)
-    response = await api.client.post("/webhooks/stripe", content=payload, headers=signed(payload))
-    return response.status_code
 
 
 async def _busy_customer(api: Api) -> None:

@@ -13,10 +13,11 @@ from entitlements.catalog.versions import (
     Publication,
     check_against,
     content,
-    decode_catalog,
     decode_draft,
     decode_package,
+    decode_revision,
     encode,
+    encode_revision,
     publish,
 )
 
@@ -342,7 +343,7 @@ def test_a_metered_feature_that_is_held_does_not_move_to_another_product() -> No
 
 def test_everything_survives_being_stored() -> None:
     catalog = published(changed(**{FEE: "16.00"}), FIRST.catalog).catalog
-    assert decode_catalog(encode(catalog)) == catalog
+    assert decode_revision(encode_revision(catalog), FIRST.catalog.versions.values()) == catalog
     assert decode_draft(encode(parse(WORKSPACE))) == parse(WORKSPACE)
     for package in catalog.versions.values():
         stored = decode_package(encode(package))

@@ -1,0 +1,23 @@
+"""The operator's commands: `entitlements --help` lists them."""
+
+import typer
+
+from entitlements.cli import audit, catalog, keys, running
+from entitlements.server.logging import configure_logging
+
+app = typer.Typer(
+    help="Pricing, packaging and entitlements: serve the API, operate it, publish catalogs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in (running.demo, running.serve, running.worker, running.migrate, running.sandbox):
+    app.command()(command)
+app.add_typer(catalog.app, name="catalog")
+app.add_typer(keys.app, name="keys")
+app.add_typer(audit.app, name="audit")
+
+
+def main() -> None:
+    configure_logging()
+    app()

@@ -1,0 +1,150 @@
+"""Commands that run something: `demo`, `serve`, `worker`, `sandbox`, and `migrate`."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import uvicorn
+from rich.console import Console
+
+from entitlements.cli.terminal import out, told
+from entitlements.sandbox.app import create_app as create_sandbox
+from entitlements.server import demo as demos
+from entitlements.server.migrations import migrate as run_migrations
+from entitlements.services import opened_services
+from entitlements.settings import load_settings
+from entitlements.storage.engine import create_engine
+from entitlements.worker import work, work_once
+
+Host = Annotated[str, typer.Option(help="The address to listen on.")]
+Port = Annotated[int, typer.Option(help="The port to listen on; 0 takes any free one.")]
+
+
+def demo(
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    data: Annotated[Path, typer.Option(help="Where every file of the demo is kept.")] = Path("var"),
+    empty: Annotated[bool, typer.Option(help="Without the example catalog and customers.")] = False,
+) -> None:
+    """Serve everything on this machine, with a sandbox instead of Stripe."""
+    with told():
+        asyncio.run(demos.run_demo(data, host, port, empty=empty, announce=_announce(empty=empty)))
+
+
+def _announce(*, empty: bool) -> Callable[[str, str, demos.DemoState], None]:
+    def announce(url: str, sandbox_url: str, state: demos.DemoState) -> None:
+        settings = load_settings()
+        admin_key = settings.admin_key.get_secret_value() or state.admin_key
+        rows = {"GraphQL": f"{url}/graphql", "Sandbox": sandbox_url, "admin key": admin_key}
+        rows |= {f"{role} key": key for role, key in state.keys.items()}
+        plain = Console(soft_wrap=True, highlight=False)
+        for name, value in rows.items():
+            plain.print(f"{name:16} {value}")
+        query = (
+            '{"query": "{ catalog { revision } }"}'
+            if empty
+            else '{"query": "{ access(customerId: \\"acme\\", featureId: \\"dashboards\\") '
+            '{ allowed reason } }"}'
+        )
+        plain.print(
+            f"\nTry it:\n  curl -s {url}/graphql -H 'Authorization: Bearer {admin_key}' \\\n"
+            f"    -H 'Content-Type: application/json' -d '{query}'\n\nCtrl-C stops it."
+        )
+        sys.stdout.flush()
+
+    return announce
+
+
+def serve(
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    workers: Annotated[int, typer.Option(min=1, help="How many processes.")] = 1,
+) -> None:
+    """Serve the API. Settings come from ENTITLEMENTS_… variables."""
+    with told():
+        load_settings().check()
+        asyncio.run(_can_start())
+    uvicorn.run(
+        "entitlements.server.app:app_from_environment",
+        factory=True,
+        host=host,
+        port=port,
+        workers=workers,
+        loop="uvloop",
+        http="httptools",
+        log_level="warning",
+        access_log=False,
+        lifespan="on",
+        timeout_graceful_shutdown=30,
+    )
+
+
+async def _can_start() -> None:
+    """Open and close everything once, so that a wrong setting is said in words."""
+    async with opened_services(load_settings()):
+        pass
+
+
+def worker(
+    once: Annotated[bool, typer.Option(help="Do what is due now, and end: for cron.")] = False,
+) -> None:
+    """Do what is due: webhooks, changes whose process died. Any number may run."""
+    with told():
+        asyncio.run(_work(once=once))
+
+
+async def _work(*, once: bool) -> None:
+    async with opened_services(load_settings()) as services:
+        if once:
+            while await work_once(services):
+                pass
+            return
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop.set)
+        await work(services, stop)
+
+
+def migrate() -> None:
+    """Bring the database to the newest shape. The first time stamps it sandbox or live."""
+    with told():
+        settings = load_settings()
+        settings.check()
+        asyncio.run(_migrate(settings.database_url, sandbox=settings.sandbox))
+        out.print("The database is up to date.")
+
+
+async def _migrate(url: str, *, sandbox: bool) -> None:
+    engine = create_engine(url)
+    try:
+        await run_migrations(engine, mode="sandbox" if sandbox else "live")
+    finally:
+        await engine.dispose()
+
+
+def sandbox(
+    host: Host = "127.0.0.1",
+    port: Port = 8001,
+    data: Annotated[
+        Path | None, typer.Option(help="Where it keeps its file; without it nothing is kept.")
+    ] = None,
+) -> None:
+    """Serve a local Stripe. Point the SDK at it with ENTITLEMENTS_STRIPE_API_BASE."""
+    with told():
+        asyncio.run(_serve_sandbox(host, port, data))
+
+
+async def _serve_sandbox(host: str, port: int, data: Path | None) -> None:
+    if data is not None:
+        data.mkdir(parents=True, exist_ok=True)
+    bound = demos.listen(host, port)
+    url = f"http://{host}:{bound.getsockname()[1]}"
+    sandbox_app = create_sandbox(data / "sandbox.db" if data else None, public_url=url)
+    out.print(f"The sandbox listens on {url}; any sk_test_… key will do.", soft_wrap=True)
+    sys.stdout.flush()
+    await uvicorn.Server(demos.server_config(sandbox_app)).serve(sockets=[bound])
