@@ -23,9 +23,9 @@ from entitlements.kernel.errors import (
     PaymentProviderUnavailable,
     ValidationFailed,
 )
-from entitlements.kernel.period import Interval, Period, add_months, to_second
+from entitlements.kernel.period import Period, add_months, to_second
 from entitlements.storage.unit_of_work import Database
-from entitlements.subscriptions.lines import Line, LineKind, Slot
+from entitlements.subscriptions.lines import Line, LineKind, bills_at_zero
 from entitlements.subscriptions.payments import (
     BillingCustomer,
     BillingOrder,
@@ -286,7 +286,7 @@ class StripeProvider:
 
     async def _items(self, order: BillingOrder) -> "_ItemChanges":
         """What to send of the items. What stays is not sent; what leaves is reused by changing its
-        price, first of all what has a flat fee in its first tier, which a quantity of 0 would bill.
+        price (`replacements`).
 
         What is left over is deleted, if nothing can be due. Otherwise it is set to quantity 0 and
         deleted once that is paid, since a pending update may not delete; a flat fee left over even
@@ -297,23 +297,18 @@ class StripeProvider:
         prices = await self.prices.ensure(catalog, after, order.currency, order.interval)
         held = {h.slot.key: h for h in order.before if not h.slot.metered}
         staying = {slot.key for slot in after}
-        leaving = sorted(
-            (h for key, h in held.items() if key not in staying),
-            key=lambda h: not _bills_at_zero(catalog, h.slot, order.currency, order.interval),
-        )
         items: list[dict[str, Any]] = []
         for slot in after:
             old = held.get(slot.key)
             if old is not None and old.slot.costs_as(slot) and not order.new_period:
                 continue
-            if old is None and leaving:
-                old = leaving.pop(0)
+            old = old or held.get(order.replaces.get(slot.key, ""))
             item = {"price": prices[slot], "quantity": slot.billable}
             items.append({"id": old.provider_item_id, **item} if old else item)
-        gone = [old.provider_item_id for old in leaving]
-        flat = any(
-            _bills_at_zero(catalog, old.slot, order.currency, order.interval) for old in leaving
-        )
+        reused = set(order.replaces.values())
+        left = [h for key, h in held.items() if key not in staying and key not in reused]
+        gone = [old.provider_item_id for old in left]
+        flat = any(bills_at_zero(catalog, h.slot, order.currency, order.interval) for h in left)
         if gone and (flat or order.total_minor <= 0):
             items += [{"id": item_id, "deleted": True} for item_id in gone]
             return _ItemChanges(items, [], "error_if_incomplete")
@@ -418,9 +413,10 @@ class StripeProvider:
             return await self._pay_first_invoice(change_id, subscription.id)
         if subscription.status is SubscriptionStatus.CANCELED:
             return Outcome(
-                kind=OutcomeKind.DECLINED,
+                kind=OutcomeKind.REFUSED,
                 subscription=subscription,
-                message="the first payment was not made in time",
+                message="it was not paid in time",
+                failure_code="PAYMENT_NOT_MADE",
             )
         return await self._applied(subscription)
 
@@ -447,9 +443,13 @@ class StripeProvider:
                 or subscription.status is SubscriptionStatus.INCOMPLETE
             )
             if subscription is not None and waiting and subscription.latest_invoice_id:
-                await self._void(change_id, subscription.latest_invoice_id)
-                subscription = await self._subscription(subscription.id)
-                return Outcome(kind=OutcomeKind.DECLINED, subscription=subscription)
+                invoice_id = subscription.latest_invoice_id
+                await self._void(change_id, invoice_id)
+                return Outcome(
+                    kind=OutcomeKind.DECLINED,
+                    subscription=await self._subscription(subscription.id),
+                    invoice=await self._retrieve_invoice(invoice_id),
+                )
             if subscription is not None and subscription.change_id == change_id:
                 return await self._applied(subscription)
             return Outcome(kind=OutcomeKind.DECLINED, subscription=subscription)
@@ -462,6 +462,7 @@ class StripeProvider:
         at_end: bool | None,
         invoice_now: bool,
         prorate: bool,
+        void_open: bool,
     ) -> Outcome:
         async with _provider_errors():
             await self._follow_clock()
@@ -478,9 +479,20 @@ class StripeProvider:
                         {"invoice_now": invoice_now, "prorate": prorate},
                         {"idempotency_key": f"{change_id}:cancel"},
                     )
+                if void_open:
+                    await self._void_open(change_id, subscription_provider_id)
             except stripe.InvalidRequestError as error:
                 return Outcome(kind=OutcomeKind.REFUSED, message=str(error.user_message or error))
             return await self._applied(await self._subscription(subscription_provider_id))
+
+    async def _void_open(self, change_id: str, subscription_id: str) -> None:
+        open_ones = await self._client.v1.invoices.list_async(
+            {"subscription": subscription_id, "status": "open", "limit": 100}
+        )
+        for invoice in open_ones.data:
+            await self._client.v1.invoices.void_invoice_async(
+                invoice.id, {}, {"idempotency_key": f"{change_id}:void:{invoice.id}"}
+            )
 
     # ── payment methods, open invoices ───────────────────────────────────────
 
@@ -600,12 +612,16 @@ class StripeProvider:
             secret = found.confirmation_secret
             return secret.client_secret if secret else None
 
-    async def invoices(self, customer_provider_id: str) -> tuple[ProviderInvoice, ...]:
+    async def invoices(
+        self, customer_provider_id: str, since: datetime | None
+    ) -> tuple[ProviderInvoice, ...]:
         async with _provider_errors():
-            listed = await self._client.v1.invoices.list_async(
-                {"customer": customer_provider_id, "limit": 100}
+            created = {"gte": int(since.timestamp())} if since is not None else None
+            pages = await self._client.v1.invoices.list_async(
+                {"customer": customer_provider_id, "limit": 100}  # type: ignore[arg-type]
+                | ({"created": created} if created else {})
             )
-            return tuple([await self._invoice(found) for found in listed.data])
+            return tuple([await self._invoice(found) async for found in pages.auto_paging_iter()])
 
     async def _retrieve_invoice(self, provider_id: str) -> ProviderInvoice:
         return await self._invoice(await self._client.v1.invoices.retrieve_async(provider_id))
@@ -683,12 +699,6 @@ class _ItemChanges(NamedTuple):
     items: list[dict[str, Any]]
     emptied: list[str]
     payment_behavior: str
-
-
-def _bills_at_zero(catalog: Catalog, slot: Slot, currency: str, interval: Interval) -> bool:
-    charge = catalog.version(slot.package_id, slot.version).charge(slot.charge_id)
-    price = charge.price(currency, interval)
-    return bool(price and price.tiers and price.tiers[0].flat)
 
 
 def _checkout(session: Any) -> Checkout:

@@ -1,5 +1,7 @@
 """Transactions. One mutation is one `write()`; a read resolver takes its own short `read()`."""
 
+import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -14,11 +16,17 @@ class Database:
     def __init__(self, engine: AsyncEngine) -> None:
         self.engine = engine
         self._writing = engine.execution_options(**WRITE)
+        # SQLite has one writer: within a process its turn is a queue, not a race of time-outs.
+        self._turn = contextlib.nullcontext() if self.is_postgresql else asyncio.Lock()
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncSession]:
         """A transaction that is committed at the end of the block, or rolled back by an error."""
-        async with AsyncSession(self._writing, expire_on_commit=False) as session, session.begin():
+        async with (
+            self._turn,
+            AsyncSession(self._writing, expire_on_commit=False) as session,
+            session.begin(),
+        ):
             yield session
 
     @asynccontextmanager

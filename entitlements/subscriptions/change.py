@@ -9,6 +9,7 @@ product's policy, and writes the invoice lines to the minor unit. It reads no cl
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
+from fractions import Fraction
 
 import msgspec
 
@@ -23,7 +24,7 @@ from entitlements.catalog.model import (
 )
 from entitlements.kernel.errors import Conflict, Issue, ValidationFailed
 from entitlements.kernel.period import Interval, Period, to_second
-from entitlements.subscriptions.lines import Book, Line, LineKind, Slot, slots_of
+from entitlements.subscriptions.lines import Book, Line, Slot, replacements, slots_of
 from entitlements.subscriptions.state import (
     IN_ARREARS,
     CustomerState,
@@ -57,7 +58,9 @@ class ChangePlan(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that a change will do. `lines` are due now or on the next invoice, by `proration`.
 
     `period` is the billing period after the change; `new_period` says that it starts with it.
-    `charged` is what each slot after the change has cost in that period, by `package/charge`.
+    `replaces` names the slot whose item at the provider each new one takes over. `charged_at` is
+    what slots were charged at in that period where it is not their price (`HeldCharge`). Both go
+    by `package/charge`.
     """
 
     product_id: str
@@ -77,7 +80,8 @@ class ChangePlan(msgspec.Struct, frozen=True, kw_only=True):
     period: Period
     new_period: bool
     lines: tuple[Line, ...]
-    charged: Mapping[str, int]
+    replaces: Mapping[str, str]
+    charged_at: Mapping[str, str]
     next_lines: tuple[Line, ...]
     next_invoice_at: datetime | None
     recurring_before_minor: int
@@ -86,6 +90,7 @@ class ChangePlan(msgspec.Struct, frozen=True, kw_only=True):
     mrr_after_minor: int
     removed_add_ons: tuple[str, ...] = ()
     approval_required: bool = False
+    void_open_invoices: bool = False  # what is cancelled in arrears is not collected any more
     warnings: tuple[str, ...] = ()
 
     @property
@@ -252,6 +257,8 @@ def _plan_cancellation(
     timing, mode = _when_and_how(
         policy, ChangeDirection.CANCELLATION, [policy.cancellation], request, authority
     )
+    if held.status in IN_ARREARS:  # the running period was never paid: there is nothing to end
+        timing = ChangeTiming.NOW
     now = timing is ChangeTiming.NOW
     if not now or held.status in IN_ARREARS:
         mode = ProrationMode.NONE
@@ -278,13 +285,15 @@ def _plan_cancellation(
         period=held.period,
         new_period=False,
         lines=lines,
-        charged={},
+        replaces={},
+        charged_at={},
         next_lines=(),
         next_invoice_at=None,
         recurring_before_minor=book.recurring(before, held.interval),
         recurring_after_minor=0,
         mrr_before_minor=book.mrr(before, held.interval),
         mrr_after_minor=0,
+        void_open_invoices=held.status in IN_ARREARS,
     )
 
 
@@ -312,15 +321,17 @@ def _plan_now(
     entering = after if new_period else _unlike(after, before)
     if mode is not ProrationMode.NONE or new_period:
         lines += book.charges(entering, target.interval, period, at)
-    charged = {slot.key: 0 for slot in after}
-    if not new_period:
-        charged |= _charged_before(held, after, before)
-    charged |= {line.key: line.amount_minor for line in lines if line.kind is LineKind.CHARGE}
+    interval_before = held.interval if held else target.interval
+    replaces = replacements(catalog, before, after, target.currency, interval_before)
+    charged_at = {}
+    if held is not None and not new_period:
+        charged_at = _charged_at(book, held, before, after, replaces, mode)
     anchor = at if new_period or held is None else held.anchor
     following = Period.containing(anchor, target.interval, period.end)
     renewal = book.charges(after, target.interval, following, following.start)
+    waiting = lines if mode is ProrationMode.NEXT_INVOICE else []
+    ending = held is not None and held.cancel_at is not None and held.cancel_at <= period.end
     recurring = book.recurring(after, target.interval)
-    before_interval = held.interval if held else target.interval
     return ChangePlan(
         product_id=product.id,
         subscription_id=held.id if held else None,
@@ -339,15 +350,13 @@ def _plan_now(
         period=period,
         new_period=new_period,
         lines=tuple(lines),
-        charged=charged,
-        next_lines=(
-            *(lines if mode is ProrationMode.NEXT_INVOICE else ()),
-            *renewal,
-        ),
-        next_invoice_at=period.end,
-        recurring_before_minor=book.recurring(before, before_interval),
+        replaces=replaces,
+        charged_at=charged_at,
+        next_lines=() if ending else (*waiting, *renewal),
+        next_invoice_at=None if ending else period.end,
+        recurring_before_minor=book.recurring(before, interval_before),
         recurring_after_minor=recurring,
-        mrr_before_minor=book.mrr(before, before_interval),
+        mrr_before_minor=book.mrr(before, interval_before),
         mrr_after_minor=book.mrr(after, target.interval),
         removed_add_ons=tuple(target.removed_add_ons),
         approval_required=any(
@@ -366,19 +375,31 @@ def _unlike(slots: tuple[Slot, ...], others: tuple[Slot, ...]) -> tuple[Slot, ..
     return tuple(s for s in slots if not any(s.costs_as(other) for other in others))
 
 
-def _charged_before(
-    held: Subscription | None, after: tuple[Slot, ...], before: tuple[Slot, ...]
-) -> dict[str, int]:
-    """What the slots that stay as they are have cost in the running period."""
-    if held is None:
-        return {}
-    items = {item.package_id: item for item in held.items}
-    return {
-        slot.key: items[slot.package_id].charges[slot.charge_id].charged_minor
-        for slot in after
-        if any(slot.costs_as(b) for b in before)
-        and slot.charge_id in items[slot.package_id].charges
-    }
+def _charged_at(
+    book: Book,
+    held: Subscription,
+    before: tuple[Slot, ...],
+    after: tuple[Slot, ...],
+    replaces: Mapping[str, str],
+    mode: ProrationMode,
+) -> dict[str, str]:
+    """What slots were charged at, where it will not be their price.
+
+    What stays keeps what it has. Without proration, what is new was charged at what it takes the
+    place of, or not at all: a later credit gives no more than that back.
+    """
+    old = {slot.key: slot for slot in before}
+    found: dict[str, str] = {}
+    for slot in after:
+        same = old.get(slot.key)
+        source = same or old.get(replaces.get(slot.key, ""))
+        unchanged = same is not None and slot.costs_as(same)
+        if slot.metered or (mode is not ProrationMode.NONE and not unchanged):
+            continue
+        charged = book.charged_at(source, held) if source else Fraction(0)
+        if charged != book.amount(slot, held.interval):
+            found[slot.key] = str(charged)
+    return found
 
 
 def _describe(

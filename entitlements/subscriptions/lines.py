@@ -15,8 +15,8 @@ import msgspec
 from entitlements.catalog.model import AnyPackage, Catalog, Charge
 from entitlements.kernel.money import round_half_away
 from entitlements.kernel.period import Interval, Period
-from entitlements.pricing.charges import amount, billable_quantity
-from entitlements.pricing.proration import capped_credit, prorate
+from entitlements.pricing import charges as priced
+from entitlements.pricing.proration import prorate
 from entitlements.pricing.quantities import charged_quantity
 from entitlements.subscriptions.state import Subscription
 
@@ -124,6 +124,34 @@ def _by_line(lines: Iterable[Line]) -> dict[str, int]:
     return sums
 
 
+def replacements(
+    catalog: Catalog,
+    before: Sequence[Slot],
+    after: Sequence[Slot],
+    currency: str,
+    interval: Interval,
+) -> dict[str, str]:
+    """Which slot that leaves each new one takes the place of, by key.
+
+    The provider's item is used again with another price. What bills a flat fee even at quantity 0
+    goes first: it could not be emptied.
+    """
+    there, wanted = {s.key for s in before}, {s.key for s in after}
+    leaving = sorted(
+        (s for s in before if s.key not in wanted and not s.metered),
+        key=lambda slot: not bills_at_zero(catalog, slot, currency, interval),
+    )
+    entering = [s for s in after if s.key not in there and not s.metered]
+    return {new.key: old.key for new, old in zip(entering, leaving, strict=False)}
+
+
+def bills_at_zero(catalog: Catalog, slot: Slot, currency: str, interval: Interval) -> bool:
+    """Whether nothing of it costs something: the first tier has a flat fee."""
+    charge = catalog.version(slot.package_id, slot.version).charge(slot.charge_id)
+    price = charge.price(currency, interval)
+    return bool(price and price.tiers and price.tiers[0].flat)
+
+
 class HeldPackage(Protocol):
     """What `slots_of` reads of a package held, now (`Item`) or afterwards (`TargetItem`)."""
 
@@ -143,7 +171,7 @@ def slots_of(
         package = catalog.version(item.package_id, item.version)
         for charge in package.charges:
             counted = 0 if charge.metered else charged_quantity(charge, item.quantity, quantities)
-            billable = 0 if charge.metered else billable_quantity(charge, counted)
+            billable = 0 if charge.metered else priced.billable_quantity(charge, counted)
             yield Slot(package.id, package.version, charge.id, counted, billable, charge.metered)
 
 
@@ -158,28 +186,27 @@ class Book:
         package = self._catalog.version(slot.package_id, slot.version)
         return package, package.charge(slot.charge_id)
 
-    def _amount(self, slot: Slot, interval: Interval) -> Fraction:
+    def amount(self, slot: Slot, interval: Interval) -> Fraction:
         """The exact amount of a slot for one whole interval, in minor units."""
         _, charge = self._charge(slot)
         price = charge.price(self._currency, interval)
         if price is None or slot.metered:
             return Fraction(0)
-        return amount(charge, price, slot.quantity)
+        return priced.amount(charge, price, slot.quantity)
 
     def credits(self, slots: Iterable[Slot], held: Subscription, at: datetime) -> Iterable[Line]:
         """Unused time back: price × seconds left ÷ seconds, never more than what was charged."""
-        items = {item.package_id: item for item in held.items}
         left = held.period.fraction_left(at)
         for slot in slots:
-            potential = prorate(self._amount(slot, held.interval), left)
-            if _worth_a_line(slot, potential):
-                charged = items[slot.package_id].charges[slot.charge_id].charged_minor
+            price = self.amount(slot, held.interval)
+            credit = prorate(min(price, charged_at(held, slot, price)), left)
+            if _worth_a_line(slot, prorate(price, left)):
                 yield self._line(
                     LineKind.CREDIT,
                     slot,
                     "Unused time on ",
                     Period(at, held.period.end),
-                    -capped_credit(potential, charged),
+                    -credit,
                 )
 
     def charges(
@@ -188,7 +215,7 @@ class Book:
         """What the rest of a period costs from an instant: all of it at the period's start."""
         left = period.fraction_left(at)
         for slot in slots:
-            amount_minor = prorate(self._amount(slot, interval), left)
+            amount_minor = prorate(self.amount(slot, interval), left)
             if _worth_a_line(slot, amount_minor):
                 yield self._line(
                     LineKind.CHARGE,
@@ -212,21 +239,28 @@ class Book:
             amount_minor=amount_minor,
         )
 
-    def whole(self, slot: Slot, interval: Interval) -> int:
-        """What a slot's line of one whole interval says."""
-        return round_half_away(self._amount(slot, interval))
+    def charged_at(self, slot: Slot, held: Subscription) -> Fraction:
+        """What a whole period of a slot that is held was charged at."""
+        return charged_at(held, slot, self.amount(slot, held.interval))
 
     def recurring(self, slots: Iterable[Slot], interval: Interval) -> int:
         """The licensed charges of a whole interval, each rounded as its line."""
-        return sum(self.whole(slot, interval) for slot in slots)
+        return sum(round_half_away(self.amount(slot, interval)) for slot in slots)
 
     def mrr(self, slots: Iterable[Slot], interval: Interval) -> int:
         """Rounded once per package held, then integers are summed (DESIGN 14)."""
         by_package: dict[str, Fraction] = {}
         for slot in slots:
-            amount = self._amount(slot, interval)
+            amount = self.amount(slot, interval)
             by_package[slot.package_id] = by_package.get(slot.package_id, Fraction(0)) + amount
         return sum(round_half_away(amount / interval.months) for amount in by_package.values())
+
+
+def charged_at(held: Subscription, slot: Slot, price: Fraction) -> Fraction:
+    """What a whole period of a slot was charged at: its price, but for changes not prorated."""
+    item = next(item for item in held.items if item.package_id == slot.package_id)
+    charge = item.charges.get(slot.charge_id)
+    return price if charge is None or charge.charged_at is None else Fraction(charge.charged_at)
 
 
 def _worth_a_line(slot: Slot, amount_minor: int) -> bool:

@@ -4,7 +4,7 @@ Everything here is plain data in our own terms (packages, charges, minor units).
 named by an idempotency key of ours, so that it may be repeated after a crash.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
@@ -47,6 +47,7 @@ class BillingOrder(msgspec.Struct, frozen=True, kw_only=True):
     proration: ProrationMode
     new_period: bool  # the billing anchor is reset: the provider cannot pin the instant
     total_minor: int  # what our engine expects it to come to
+    replaces: Mapping[str, str]  # the slot whose item each new one takes over, by key
 
 
 class ProviderInvoice(msgspec.Struct, frozen=True, kw_only=True):
@@ -180,6 +181,7 @@ class PaymentProvider(Protocol):
         at_end: bool | None,
         invoice_now: bool,
         prorate: bool,
+        void_open: bool,
     ) -> Outcome:
         """Cancel at the period's end (`at_end`), take that back (False), or end it now (None)."""
         ...
@@ -208,8 +210,10 @@ class PaymentProvider(Protocol):
         """What the provider's front-end library needs to go on paying an open invoice."""
         ...
 
-    async def invoices(self, customer_provider_id: str) -> tuple[ProviderInvoice, ...]:
-        """The newest invoices of a customer, newest first, at most 100."""
+    async def invoices(
+        self, customer_provider_id: str, since: datetime | None
+    ) -> tuple[ProviderInvoice, ...]:
+        """The invoices of a customer that were made at an instant or later, newest first."""
         ...
 
     async def advance_clock(self, to: datetime) -> None:

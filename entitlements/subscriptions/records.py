@@ -9,13 +9,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from entitlements.audit import ledger
 from entitlements.audit.ledger import Actor
-from entitlements.catalog.model import Catalog
 from entitlements.kernel.errors import NotFound
 from entitlements.kernel.ids import new_id
 from entitlements.kernel.money import Money
 from entitlements.kernel.period import Interval, Period
 from entitlements.subscriptions.change import ChangePlan
-from entitlements.subscriptions.lines import Book, slots_of
 from entitlements.subscriptions.payments import (
     ProviderCustomer,
     ProviderInvoice,
@@ -176,7 +174,7 @@ async def store_plan(
         session.add(row)
     row.interval = plan.interval
     row.quantities = dict(plan.quantities)
-    mirror_subscription(row, provided, change.effective_at)
+    mirror_subscription(row, provided)
     await session.flush()
     held = {
         item.id: item
@@ -203,7 +201,7 @@ async def store_plan(
         item.charges = {
             slot.charge_id: {
                 "provider_item_id": provider_items.get(slot.key, ""),
-                "charged_minor": plan.charged.get(slot.key, 0),
+                "charged_at": plan.charged_at.get(slot.key),
             }
             for slot in plan.after
             if slot.package_id == target.package_id
@@ -213,9 +211,12 @@ async def store_plan(
 
 
 def mirror_subscription(
-    row: SubscriptionRow, provided: ProviderSubscription, at: datetime
+    row: SubscriptionRow, provided: ProviderSubscription
 ) -> dict[str, tuple[object, object]]:
-    """Take over what only the provider decides; answers what changed, before and after."""
+    """Take over what only the provider decides; answers what changed, before and after.
+
+    What is past due failed first when its period began: that is when a renewal is charged.
+    """
     past_due = provided.status is SubscriptionStatus.PAST_DUE
     mirrored: dict[str, object] = {
         "status": provided.status.value,
@@ -225,7 +226,7 @@ def mirror_subscription(
         "cancel_at": provided.cancel_at,
         "trial_ends_at": provided.trial_ends_at,
         "ended_at": provided.ended_at,
-        "past_due_since": (row.past_due_since or at) if past_due else None,
+        "past_due_since": (row.past_due_since or provided.period.start) if past_due else None,
     }
     changed = {
         name: (getattr(row, name), value)
@@ -278,19 +279,11 @@ async def mirror_invoice(
     return row
 
 
-async def renew_items(session: AsyncSession, catalog: Catalog, held: Subscription) -> None:
-    """A new period has begun: every charge has been charged for the whole of it."""
-    book = Book(catalog, held.currency)
-    charged = {
-        slot.key: book.whole(slot, held.interval)
-        for slot in slots_of(catalog, held.items, held.quantities)
-    }
+async def renew_items(session: AsyncSession, held: Subscription) -> None:
+    """A new period has begun: every charge has been charged at its price."""
     for item in held.items:
         row = await session.get_one(SubscriptionItemRow, item.id)
         row.charges = {
-            charge_id: {
-                "provider_item_id": held_charge.provider_item_id,
-                "charged_minor": charged[f"{item.package_id}/{charge_id}"],
-            }
-            for charge_id, held_charge in item.charges.items()
+            charge_id: {"provider_item_id": charge.provider_item_id}
+            for charge_id, charge in item.charges.items()
         }

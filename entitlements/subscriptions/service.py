@@ -161,7 +161,9 @@ class ChangeService:
         lines = plan.lines
         total = plan.total_minor if plan.invoiced_now else 0
         provided = None
-        if plan.invoiced_now:
+        if (
+            plan.invoiced_now and not plan.approval_required
+        ):  # what is sold by hand is billed by hand
             provided = await self._payments.preview(_order(row, state, plan))
         if provided is not None:
             total = provided.total_minor
@@ -543,12 +545,10 @@ class ChangeService:
             return await self._settle(change.id, outcome)
         if change.status == "pending" and wall_now() - change.started_at < KEY_AGE_LIMIT:
             return await self._carry_out(change.id)
-        message = (
-            "it was not paid in time"
-            if change.status == "awaiting_payment"
-            else "the provider never took it, and it is too old to be sent again"
-        )
-        return await self._settle(change.id, Outcome(kind=OutcomeKind.REFUSED, message=message))
+        if change.status == "awaiting_payment":
+            return await self._refuse(change.id, "PAYMENT_NOT_MADE", "it was not paid in time")
+        message = "the provider never took it, and it is too old to be sent again"
+        return await self._refuse(change.id, "PROVIDER_REFUSED", message)
 
     async def unfinished(self, limit: int = 100) -> Sequence[str]:
         """Changes that nobody works on: their process has died, or their checkout has expired."""
@@ -641,8 +641,9 @@ class ChangeService:
             change.id,
             order.subscription_provider_id,
             at_end=True if plan.timing is ChangeTiming.PERIOD_END else None,
-            invoice_now=plan.timing is ChangeTiming.NOW,
+            invoice_now=plan.timing is ChangeTiming.NOW and not plan.void_open_invoices,
             prorate=plan.proration is not ProrationMode.NONE,
+            void_open=plan.void_open_invoices,
         )
 
     async def _order_of(self, change: ChangeRow) -> tuple[BillingOrder, ChangePlan]:
@@ -680,7 +681,7 @@ class ChangeService:
             assert outcome.subscription is not None
             if plan.direction is ChangeDirection.CANCELLATION:
                 subscription = await session.get_one(SubscriptionRow, subscription_id)
-                mirror_subscription(subscription, outcome.subscription, now)
+                mirror_subscription(subscription, outcome.subscription)
             else:
                 subscription = await store_plan(session, row, change, plan, outcome.subscription)
             subscription_id = change.subscription_id = subscription.id
@@ -752,6 +753,7 @@ class ChangeService:
                 at_end=False,
                 invoice_now=False,
                 prorate=False,
+                void_open=False,
             )
         elif change.status == "awaiting_checkout":
             outcome = Outcome(kind=OutcomeKind.DECLINED)  # its page expires by itself
@@ -771,9 +773,11 @@ class ChangeService:
                 change.status = "canceled"
                 change.settled_at = self._clock.now()
                 row.revision += 1
+                if outcome.invoice is not None:
+                    await mirror_invoice(session, row.id, change.subscription_id, outcome.invoice)
                 if outcome.subscription is not None and change.subscription_id is not None:
                     subscription = await session.get_one(SubscriptionRow, change.subscription_id)
-                    mirror_subscription(subscription, outcome.subscription, self._clock.now())
+                    mirror_subscription(subscription, outcome.subscription)
                 await record(
                     session,
                     self._clock.now(),
@@ -892,6 +896,7 @@ def _order(row: CustomerRow, state: CustomerState, plan: ChangePlan) -> BillingO
         proration=plan.proration,
         new_period=plan.new_period,
         total_minor=plan.total_minor,
+        replaces=plan.replaces,
     )
 
 

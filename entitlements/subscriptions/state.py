@@ -27,14 +27,15 @@ IN_ARREARS = frozenset(
 
 
 class HeldCharge(msgspec.Struct, frozen=True):
-    """What one charge of a held package is at the provider, and what it has cost so far.
+    """What one charge of a held package is at the provider, and what it was charged at.
 
-    `charged_minor` is what was charged for the present configuration and the present period: a
-    credit is never more than that.
+    `charged_at` is the exact amount of minor units per whole period (a fraction, as text) that was
+    charged for the present period, where it is not the price: after a change without proration.
+    A credit is never more than that.
     """
 
     provider_item_id: str
-    charged_minor: int = 0
+    charged_at: str | None = None
 
 
 class Item(msgspec.Struct, frozen=True, kw_only=True):

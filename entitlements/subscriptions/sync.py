@@ -1,9 +1,10 @@
 """What the provider tells: renewals, failed payments, ends, cards. Pulled, not read off events."""
 
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 
 import structlog
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from entitlements.audit import ledger
@@ -23,8 +24,8 @@ from entitlements.subscriptions.records import (
     record,
     renew_items,
 )
-from entitlements.subscriptions.service import UNSETTLED, ChangeService
-from entitlements.subscriptions.tables import ChangeRow, CustomerRow, SubscriptionRow
+from entitlements.subscriptions.service import WAITING, ChangeService
+from entitlements.subscriptions.tables import ChangeRow, CustomerRow, InvoiceRow, SubscriptionRow
 
 log = structlog.get_logger()
 
@@ -48,25 +49,62 @@ class ProviderSync:
         """Bring a customer in line with the provider's present state; False if it is not ours.
 
         Any number of times, in any order: what is stored follows what is fetched, never an event.
+        Raises `Conflict` where the customer changes meanwhile: what was fetched is old then.
         """
+        customer_id = await self._finish_waiting(customer_provider_id)
+        if customer_id is None:
+            return False
+        async with self._database.read() as session:
+            revision = (await session.get_one(CustomerRow, customer_id)).revision
+            subscriptions = (
+                await session.scalars(
+                    select(SubscriptionRow).where(
+                        SubscriptionRow.customer_id == customer_id,
+                        SubscriptionRow.ended_at.is_(None),
+                    )
+                )
+            ).all()
+            since = await _open_since(session, customer_id)
+        customer = await self._payments.customer(customer_provider_id)
+        invoices = await self._payments.invoices(customer_provider_id, since)
+        provided = {
+            s.id: await self._payments.subscription(s.provider_id)
+            for s in subscriptions
+            if s.provider_id
+        }
+        async with self._database.write() as session:
+            row = await locked_customer(session, customer_id)
+            if row.revision != revision:
+                raise Conflict("the customer has changed meanwhile", code="CHANGED_MEANWHILE")
+            changed = bool(customer and mirror_customer(row, customer))
+            owners: dict[str, str] = {}
+            for subscription in await session.scalars(
+                select(SubscriptionRow).where(SubscriptionRow.customer_id == customer_id)
+            ):
+                owners[subscription.provider_id or ""] = subscription.id
+                found = provided.get(subscription.id)
+                if found and (differing := mirror_subscription(subscription, found)):
+                    changed = True
+                    await self._follow(session, row, subscription, differing)
+            for invoice in reversed(invoices):
+                owner = owners.get(invoice.subscription_provider_id or "")
+                await mirror_invoice(session, row.id, owner, invoice)
+            row.revision += int(changed)
+        return True
+
+    async def _finish_waiting(self, customer_provider_id: str) -> str | None:
+        """Settle what waits for the provider; the customer's own id, None if it is not ours."""
         async with self._database.read() as session:
             row = await session.scalar(
                 select(CustomerRow).where(CustomerRow.provider_id == customer_provider_id)
             )
             if row is None:
-                return False
+                return None
             waiting = (
                 await session.scalars(
                     select(ChangeRow).where(
                         ChangeRow.customer_id == row.id,
-                        ChangeRow.status.in_((*UNSETTLED, "awaiting_checkout")),
-                    )
-                )
-            ).all()
-            subscriptions = (
-                await session.scalars(
-                    select(SubscriptionRow).where(
-                        SubscriptionRow.customer_id == row.id, SubscriptionRow.ended_at.is_(None)
+                        ChangeRow.status.in_(("pending", *WAITING)),
                     )
                 )
             ).all()
@@ -77,34 +115,7 @@ class ProviderSync:
                 await self._changes.finish(change.id)
             except ServiceError as error:
                 log.info("change_settled_with_error", change=change.id, code=error.code)
-        customer = await self._payments.customer(customer_provider_id)
-        invoices = await self._payments.invoices(customer_provider_id)
-        provided = {
-            s.id: await self._payments.subscription(s.provider_id)
-            for s in subscriptions
-            if s.provider_id
-        }
-        async with self._database.write() as session:
-            row = await locked_customer(session, row.id)
-            now = self._clock.now()
-            changed = bool(customer and mirror_customer(row, customer))
-            by_provider_id: dict[str, str] = {}
-            for subscription in await session.scalars(
-                select(SubscriptionRow).where(SubscriptionRow.customer_id == row.id)
-            ):
-                by_provider_id[subscription.provider_id or ""] = subscription.id
-                found = provided.get(subscription.id)
-                if found is None:
-                    continue
-                if differing := mirror_subscription(subscription, found, now):
-                    changed = True
-                    await self._follow(session, row, subscription, differing)
-            for invoice in reversed(invoices):
-                owner = by_provider_id.get(invoice.subscription_provider_id or "")
-                await mirror_invoice(session, row.id, owner, invoice)
-            if changed:
-                row.revision += 1
-        return True
+        return row.id
 
     async def checkout(self, checkout_id: str) -> None:
         """A payment method was saved on the provider's page: it becomes the customer's default."""
@@ -122,7 +133,7 @@ class ProviderSync:
         state = await load_state(session, row)
         held = next(s for s in state.subscriptions if s.id == subscription.id)
         if "period_start" in differing:
-            await renew_items(session, catalog, held)
+            await renew_items(session, held)
         ended = "status" in differing and not held.live
         if ended:
             for change in await session.scalars(
@@ -143,3 +154,16 @@ class ProviderSync:
             after={name: after for name, (_, after) in differing.items()},
             mrr_delta=-Money(held_mrr_minor(catalog, held), held.currency) if ended else None,
         )
+
+
+async def _open_since(session: AsyncSession, customer_id: str) -> datetime | None:
+    """From when on invoices may be new to us: the oldest that is open, else the newest known."""
+    of_customer = InvoiceRow.customer_id == customer_id
+    oldest_open = await session.scalar(
+        select(func.min(InvoiceRow.created_at)).where(
+            of_customer, InvoiceRow.status.in_(("draft", "open"))
+        )
+    )
+    if oldest_open is not None:
+        return oldest_open
+    return await session.scalar(select(func.max(InvoiceRow.created_at)).where(of_customer))

@@ -17,10 +17,10 @@ from threading import Thread
 
 import httpx
 import pytest
-import stripe
 
 from entitlements.server.demo import listen
-from tests.conftest import ADMIN_KEY, WEBHOOK_SECRET
+from tests.conftest import ADMIN_KEY
+from tests.events import WEBHOOK_SECRET, signed
 
 STARTS_WITHIN_SECONDS = 90
 KEY = "ent_service_c0ffee"
@@ -74,7 +74,8 @@ def test_an_internal_error_is_logged_without_what_the_request_carried(
     with contextlib.closing(listen("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     payload = f'{{"id": "evt_1", "type": "x", "livemode": false, "about": "{CUSTOMER}"}}'
-    signature = _signature(payload)
+    headers = signed(payload)
+    signature = headers["Stripe-Signature"]
     pieces: list[str] = []
     with collected(pieces, terminal=terminal) as output:
         process = subprocess.Popen(
@@ -88,13 +89,11 @@ def test_an_internal_error_is_logged_without_what_the_request_carried(
                 answers = [
                     client.post("/graphql", json=query, headers=_bearer(ADMIN_KEY)),
                     client.post("/graphql", json=query, headers=_bearer(KEY)),
-                    client.post(
-                        "/webhooks/stripe", content=payload, headers={"Stripe-Signature": signature}
-                    ),
+                    client.post("/webhooks/stripe", content=payload, headers=headers),
                 ]
         finally:
             process.send_signal(signal.SIGTERM)
-            process.wait(15)
+            process.wait(60)
         command = [sys.executable, "-m", "entitlements", "audit", "verify", "--stream", CUSTOMER]
         subprocess.run(command, env=environment, stdout=output, stderr=output)
 
@@ -115,14 +114,6 @@ def test_an_internal_error_is_logged_without_what_the_request_carried(
 
 def _bearer(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
-
-
-def _signature(payload: str) -> str:
-    return str(
-        stripe.WebhookSignature.generate_signature_header(
-            payload, WEBHOOK_SECRET, timestamp=int(time.time())
-        )
-    )
 
 
 def _unframed(log: str) -> str:

@@ -22,7 +22,7 @@ def test_every_type_field_argument_and_value_says_what_it_means() -> None:
 
 
 def _unsaid(type: GraphQLNamedType) -> Iterator[str]:
-    """The paths of what has no description: `Money`, `Money.formatted`, `Money.formatted.locale`."""
+    """Where a description is missing: `Money`, `Money.formatted`, `Money.formatted.locale`."""
     if not type.description:
         yield type.name
     if isinstance(type, GraphQLEnumType):
