@@ -5,6 +5,7 @@ workers may run: leases see to it that each thing is done once.
 """
 
 import asyncio
+import contextlib
 
 import structlog
 
@@ -14,6 +15,7 @@ from entitlements.services import Services
 log = structlog.get_logger()
 
 IDLE_SECONDS = 0.5
+FAULT_SECONDS_AT_MOST = 30
 
 
 async def work_once(services: Services, *, inbox_only: bool = False) -> int:
@@ -32,15 +34,16 @@ async def work_once(services: Services, *, inbox_only: bool = False) -> int:
 
 
 async def work(services: Services, stop: asyncio.Event, *, inbox_only: bool = False) -> None:
-    """Work until `stop` is set. A fault is logged and does not end the loop."""
+    """Work until `stop` is set. A fault is logged, and tried again after growing pauses."""
+    pause_seconds = IDLE_SECONDS
     while not stop.is_set():
         try:
             done = await work_once(services, inbox_only=inbox_only)
+            pause_seconds = IDLE_SECONDS
         except Exception:
             log.exception("worker_fault")
             done = 0
+            pause_seconds = min(pause_seconds * 2, FAULT_SECONDS_AT_MOST)
         if not done:
-            try:
-                await asyncio.wait_for(stop.wait(), IDLE_SECONDS)
-            except TimeoutError:
-                continue
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), pause_seconds)

@@ -20,7 +20,7 @@ class AuditEntryRow(Base):
     stream: Mapped[str] = mapped_column(String(300))
     sequence: Mapped[int] = mapped_column(BigInteger)
     at: Mapped[datetime] = mapped_column(Instant, index=True)
-    actor: Mapped[str] = mapped_column(String(300))
+    actor: Mapped[str] = mapped_column(String(500))
     action: Mapped[str] = mapped_column(String(100))
     object_type: Mapped[str] = mapped_column(String(50))
     object_id: Mapped[str] = mapped_column(String(300))

@@ -42,12 +42,12 @@ class CatalogProposalRow(Base):
     id: Mapped[str] = mapped_column(Id, primary_key=True)
     status: Mapped[str] = mapped_column(String(16), index=True)
     reason: Mapped[str] = mapped_column(Text)
-    proposed_by: Mapped[str] = mapped_column(String(300))
+    proposed_by: Mapped[str] = mapped_column(String(500))
     created_at: Mapped[datetime] = mapped_column(Instant)
     effective_at: Mapped[datetime | None] = mapped_column(Instant)  # None: at approval
     base_revision: Mapped[int]
     published_revision: Mapped[int | None] = mapped_column(ForeignKey("catalog_revision.revision"))
-    decided_by: Mapped[str | None] = mapped_column(String(300))
+    decided_by: Mapped[str | None] = mapped_column(String(500))
     decided_at: Mapped[datetime | None] = mapped_column(Instant)
     decision_note: Mapped[str | None] = mapped_column(Text)
     document: Mapped[Any] = mapped_column(Json)

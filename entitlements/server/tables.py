@@ -16,6 +16,6 @@ class ApiKeyRow(Base):
     role: Mapped[str] = mapped_column(String(16))
     hash: Mapped[str] = mapped_column(String(64), unique=True)
     created_at: Mapped[datetime] = mapped_column(Instant)
-    created_by: Mapped[str] = mapped_column(String(300))
+    created_by: Mapped[str] = mapped_column(String(500))
     expires_at: Mapped[datetime | None] = mapped_column(Instant)
     revoked_at: Mapped[datetime | None] = mapped_column(Instant)

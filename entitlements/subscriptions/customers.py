@@ -66,7 +66,7 @@ class CustomerService:
             issues.append(
                 Issue(("sandboxPaymentMethod",), "SANDBOX_ONLY", "test cards are for the sandbox")
             )
-        elif sandbox_payment_method and not sandbox_payment_method.startswith("pm_card_"):
+        elif sandbox_payment_method and not _names_a_test_card(sandbox_payment_method):
             issues.append(
                 Issue(
                     ("sandboxPaymentMethod",),
@@ -196,6 +196,10 @@ class CustomerService:
         async with self._database.read() as session:
             query = query.order_by(InvoiceRow.id.desc()).limit(first)
             return (await session.scalars(query)).all()
+
+
+def _names_a_test_card(method: str) -> bool:
+    return method.startswith("pm_card_") and len(method) <= 100
 
 
 def _customer_issues(customer_id: str, name: str | None, email: str | None) -> list[Issue]:

@@ -110,7 +110,7 @@ class ChangeRow(Base):
     created_at: Mapped[datetime] = mapped_column(Instant)
     started_at: Mapped[datetime] = mapped_column(Instant)  # wall time: how old the keys are
     leased_until: Mapped[datetime] = mapped_column(Instant)  # wall time: somebody works on it
-    created_by: Mapped[str] = mapped_column(String(300))
+    created_by: Mapped[str] = mapped_column(String(500))
     authority: Mapped[str] = mapped_column(String(16))
     reason: Mapped[str | None] = mapped_column(Text)
     due_now_minor: Mapped[int] = mapped_column(BigInteger)  # as quoted

