@@ -46,4 +46,5 @@ async def work(services: Services, stop: asyncio.Event, *, inbox_only: bool = Fa
             pause_seconds = min(pause_seconds * 2, FAULT_SECONDS_AT_MOST)
         if not done:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), pause_seconds)
+                async with asyncio.timeout(pause_seconds):
+                    await stop.wait()

@@ -43,8 +43,9 @@ class Deliveries:
                 while True:
                     self._wake.clear()
                     self._start(client)
-                    with suppress(TimeoutError):
-                        await asyncio.wait_for(self._wake.wait(), _IDLE_SECONDS)
+                    with suppress(TimeoutError):  # wait_for could swallow the cancellation
+                        async with asyncio.timeout(_IDLE_SECONDS):
+                            await self._wake.wait()
             finally:
                 for task in self._tasks:
                     task.cancel()

@@ -56,7 +56,8 @@ class Engine:
                 await asyncio.sleep(0)
                 continue
             try:
-                await asyncio.wait_for(self._busy.wait(), _TICK_SECONDS)
+                async with asyncio.timeout(_TICK_SECONDS):
+                    await self._busy.wait()
             except TimeoutError:
                 continue
 

@@ -399,7 +399,8 @@ class ChangeService:
         async def renew() -> None:
             while True:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(done.wait(), LEASE_RENEWED_AFTER_SECONDS)
+                    async with asyncio.timeout(LEASE_RENEWED_AFTER_SECONDS):
+                        await done.wait()
                 if done.is_set():
                     return
                 async with self._database.write() as session:
