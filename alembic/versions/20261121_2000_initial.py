@@ -231,6 +231,7 @@ def upgrade() -> None:
         sa.Column("ended_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("provider_id", sa.String(length=255), nullable=True),
         sa.Column("quantities", JSON_DATA, nullable=False),
+        sa.Column("pending_lines", JSON_DATA, nullable=False),
         sa.ForeignKeyConstraint(
             ["customer_id"], ["customer.id"], name=op.f("fk_subscription_customer_id_customer")
         ),

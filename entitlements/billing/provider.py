@@ -25,7 +25,8 @@ from entitlements.kernel.errors import (
 )
 from entitlements.kernel.period import Period, add_months, to_second
 from entitlements.storage.unit_of_work import Database
-from entitlements.subscriptions.lines import Line, LineKind, bills_at_zero
+from entitlements.subscriptions.invoice_line import Line, LineKind
+from entitlements.subscriptions.lines import bills_at_zero
 from entitlements.subscriptions.payments import (
     BillingCustomer,
     BillingOrder,

@@ -24,7 +24,8 @@ from entitlements.catalog.model import (
 )
 from entitlements.kernel.errors import Conflict, Issue, ValidationFailed
 from entitlements.kernel.period import Interval, Period, to_second
-from entitlements.subscriptions.lines import Book, Line, Slot, replacements, slots_of
+from entitlements.subscriptions.invoice_line import Line
+from entitlements.subscriptions.lines import Book, Slot, replacements, slots_of
 from entitlements.subscriptions.state import (
     IN_ARREARS,
     CustomerState,
@@ -82,6 +83,7 @@ class ChangePlan(msgspec.Struct, frozen=True, kw_only=True):
     lines: tuple[Line, ...]
     replaces: Mapping[str, str]
     charged_at: Mapping[str, str]
+    pending_after: tuple[Line, ...]  # prorations that wait for the next invoice
     next_lines: tuple[Line, ...]
     next_invoice_at: datetime | None
     recurring_before_minor: int
@@ -267,6 +269,8 @@ def _plan_cancellation(
     before = tuple(slots_of(catalog, held.items, held.quantities))
     book = Book(catalog, held.currency)
     lines = tuple(book.credits(before, held, at)) if now and mode is not ProrationMode.NONE else ()
+    if now and held.status not in IN_ARREARS:  # what is pending is invoiced first
+        lines = (*held.pending_lines, *lines)
     return ChangePlan(
         product_id=product.id,
         subscription_id=held.id,
@@ -287,6 +291,7 @@ def _plan_cancellation(
         lines=lines,
         replaces={},
         charged_at={},
+        pending_after=(),
         next_lines=(),
         next_invoice_at=None,
         recurring_before_minor=book.recurring(before, held.interval),
@@ -329,7 +334,12 @@ def _plan_now(
     anchor = at if new_period or held is None else held.anchor
     following = Period.containing(anchor, target.interval, period.end)
     renewal = book.charges(after, target.interval, following, following.start)
-    waiting = lines if mode is ProrationMode.NEXT_INVOICE else []
+    pending = held.pending_lines if held else ()
+    invoiced_now = new_period or mode is ProrationMode.INVOICE_NOW
+    if invoiced_now:  # what waits is invoiced along
+        lines, pending = [*pending, *lines], ()
+    elif mode is ProrationMode.NEXT_INVOICE:
+        pending = (*pending, *lines)
     ending = held is not None and held.cancel_at is not None and held.cancel_at <= period.end
     recurring = book.recurring(after, target.interval)
     return ChangePlan(
@@ -352,7 +362,8 @@ def _plan_now(
         lines=tuple(lines),
         replaces=replaces,
         charged_at=charged_at,
-        next_lines=() if ending else (*waiting, *renewal),
+        pending_after=pending,
+        next_lines=() if ending else (*pending, *renewal),
         next_invoice_at=None if ending else period.end,
         recurring_before_minor=book.recurring(before, interval_before),
         recurring_after_minor=recurring,

@@ -6,7 +6,6 @@ for the whole new one, never the difference: so a second change credits the full
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from enum import StrEnum
 from fractions import Fraction
 from typing import Protocol
 
@@ -18,14 +17,8 @@ from entitlements.kernel.period import Interval, Period
 from entitlements.pricing import charges as priced
 from entitlements.pricing.proration import prorate
 from entitlements.pricing.quantities import charged_quantity
+from entitlements.subscriptions.invoice_line import Line, LineKind
 from entitlements.subscriptions.state import Subscription
-
-
-class LineKind(StrEnum):
-    CHARGE = "charge"
-    CREDIT = "credit"
-    DISCOUNT = "discount"
-    TAX = "tax"
 
 
 class Slot(msgspec.Struct, frozen=True):
@@ -53,75 +46,6 @@ class Slot(msgspec.Struct, frozen=True):
             other.version,
             other.billable,
         )
-
-
-class Allocation(msgspec.Struct, frozen=True):
-    """The part of a bundle's line that is one module's revenue."""
-
-    package_id: str
-    version: int
-    amount_minor: int
-
-
-class Line(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One invoice line, of our engine or of the provider. Credits and discounts are negative.
-
-    A line that the provider wrote by itself names no package, charge or period.
-    """
-
-    kind: LineKind
-    description: str
-    amount_minor: int
-    id: str | None = None
-    package_id: str | None = None
-    version: int | None = None
-    charge_id: str | None = None
-    quantity: int | None = None
-    period: Period | None = None
-    allocations: tuple[Allocation, ...] = ()
-
-    @property
-    def key(self) -> str:
-        return f"{self.package_id}/{self.charge_id}"
-
-
-class LineDifference(msgspec.Struct, frozen=True):
-    """A line on which our engine and the provider do not agree."""
-
-    line: str
-    engine_minor: int
-    provider_minor: int
-
-
-TOLERANCE_MINOR = 1
-"""How far a line of the provider may be from ours before the difference is recorded."""
-
-
-def differences(engine: Sequence[Line], provider: Sequence[Line]) -> list[LineDifference]:
-    """Where the two disagree by more than one minor unit on a line.
-
-    >>> one = Line(kind=LineKind.CHARGE, description="Pro", amount_minor=541, package_id="pro")
-    >>> two = Line(kind=LineKind.CHARGE, description="Pro", amount_minor=543, package_id="pro")
-    >>> differences([one], [one]), differences([one], [two])[0].provider_minor
-    ([], 543)
-    """
-    ours, theirs = _by_line(engine), _by_line(provider)
-    return [
-        LineDifference(name, ours.get(name, 0), theirs.get(name, 0))
-        for name in sorted({*ours, *theirs})
-        if abs(ours.get(name, 0) - theirs.get(name, 0)) > TOLERANCE_MINOR
-    ]
-
-
-def line_name(line: Line) -> str:
-    return f"{line.kind} {line.package_id}@{line.version}/{line.charge_id}"
-
-
-def _by_line(lines: Iterable[Line]) -> dict[str, int]:
-    sums: dict[str, int] = {}
-    for line in lines:
-        sums[line_name(line)] = sums.get(line_name(line), 0) + line.amount_minor
-    return sums
 
 
 def replacements(

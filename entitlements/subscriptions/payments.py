@@ -13,7 +13,8 @@ import msgspec
 
 from entitlements.catalog.model import ProrationMode
 from entitlements.kernel.period import Interval, Period
-from entitlements.subscriptions.lines import Line, Slot, line_name
+from entitlements.subscriptions.invoice_line import Line, line_name
+from entitlements.subscriptions.lines import Slot
 from entitlements.subscriptions.state import SubscriptionStatus
 
 

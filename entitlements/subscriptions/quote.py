@@ -15,7 +15,7 @@ from entitlements.kernel.period import to_second
 from entitlements.kernel.signing import InvalidToken, Signer
 from entitlements.subscriptions.change import Authority, ChangePlan
 from entitlements.subscriptions.holdings import EntitlementChange
-from entitlements.subscriptions.lines import Line
+from entitlements.subscriptions.invoice_line import Line
 from entitlements.subscriptions.target import ChangeRequest
 
 VALID_FOR = timedelta(minutes=15)

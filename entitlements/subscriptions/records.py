@@ -14,6 +14,7 @@ from entitlements.kernel.ids import new_id
 from entitlements.kernel.money import Money
 from entitlements.kernel.period import Interval, Period
 from entitlements.subscriptions.change import ChangePlan
+from entitlements.subscriptions.invoice_line import Line
 from entitlements.subscriptions.payments import (
     ProviderCustomer,
     ProviderInvoice,
@@ -145,6 +146,7 @@ def _subscription(row: SubscriptionRow, items: tuple[Item, ...]) -> Subscription
         started_at=row.started_at,
         items=items,
         quantities=row.quantities,
+        pending_lines=msgspec.convert(row.pending_lines, tuple[Line, ...]),
         provider_id=row.provider_id,
         trial_ends_at=row.trial_ends_at,
         cancel_at=row.cancel_at,
@@ -174,6 +176,7 @@ async def store_plan(
         session.add(row)
     row.interval = plan.interval
     row.quantities = dict(plan.quantities)
+    row.pending_lines = msgspec.to_builtins(plan.pending_after)
     mirror_subscription(row, provided)
     await session.flush()
     held = {
@@ -279,11 +282,12 @@ async def mirror_invoice(
     return row
 
 
-async def renew_items(session: AsyncSession, held: Subscription) -> None:
-    """A new period has begun: every charge has been charged at its price."""
+async def begin_period(session: AsyncSession, row: SubscriptionRow, held: Subscription) -> None:
+    """A new period has begun: every charge was charged at its price, and what waited with it."""
+    row.pending_lines = []
     for item in held.items:
-        row = await session.get_one(SubscriptionItemRow, item.id)
-        row.charges = {
+        item_row = await session.get_one(SubscriptionItemRow, item.id)
+        item_row.charges = {
             charge_id: {"provider_item_id": charge.provider_item_id}
             for charge_id, charge in item.charges.items()
         }

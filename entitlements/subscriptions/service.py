@@ -42,7 +42,7 @@ from entitlements.storage.unit_of_work import Database
 from entitlements.subscriptions import quote as quotes
 from entitlements.subscriptions.change import Authority, ChangeDirection, ChangePlan, plan_change
 from entitlements.subscriptions.holdings import entitlement_changes
-from entitlements.subscriptions.lines import (
+from entitlements.subscriptions.invoice_line import (
     TOLERANCE_MINOR,
     Line,
     LineDifference,

@@ -8,6 +8,7 @@ import msgspec
 
 from entitlements.catalog.model import AnyPackage, Catalog, Plan, Policy
 from entitlements.kernel.period import Interval, Period
+from entitlements.subscriptions.invoice_line import Line
 
 
 class SubscriptionStatus(StrEnum):
@@ -66,6 +67,7 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
     started_at: datetime
     items: tuple[Item, ...]
     quantities: Mapping[str, int] = {}
+    pending_lines: tuple[Line, ...] = ()  # prorations that wait for the next invoice
     provider_id: str | None = None
     trial_ends_at: datetime | None = None
     cancel_at: datetime | None = None

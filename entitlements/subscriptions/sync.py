@@ -16,13 +16,13 @@ from entitlements.storage.unit_of_work import Database
 from entitlements.subscriptions.lines import held_mrr_minor
 from entitlements.subscriptions.payments import PaymentProvider
 from entitlements.subscriptions.records import (
+    begin_period,
     load_state,
     locked_customer,
     mirror_customer,
     mirror_invoice,
     mirror_subscription,
     record,
-    renew_items,
 )
 from entitlements.subscriptions.service import WAITING, ChangeService
 from entitlements.subscriptions.tables import ChangeRow, CustomerRow, InvoiceRow, SubscriptionRow
@@ -133,7 +133,7 @@ class ProviderSync:
         state = await load_state(session, row)
         held = next(s for s in state.subscriptions if s.id == subscription.id)
         if "period_start" in differing:
-            await renew_items(session, held)
+            await begin_period(session, subscription, held)
         ended = "status" in differing and not held.live
         if ended:
             for change in await session.scalars(

@@ -59,6 +59,7 @@ class SubscriptionRow(Base):
     ended_at: Mapped[datetime | None] = mapped_column(Instant)
     provider_id: Mapped[str | None] = mapped_column(String(255), unique=True)
     quantities: Mapped[Any] = mapped_column(Json)
+    pending_lines: Mapped[Any] = mapped_column(Json)  # prorations that wait for the next invoice
 
 
 class SubscriptionItemRow(Base):

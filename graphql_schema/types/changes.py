@@ -12,10 +12,10 @@ from entitlements.catalog.model import Catalog, ChangeTiming, ProrationMode
 from entitlements.kernel import errors
 from entitlements.kernel.errors import ValidationFailed
 from entitlements.kernel.period import Interval
-from entitlements.subscriptions import lines, tables
+from entitlements.subscriptions import invoice_line, tables
 from entitlements.subscriptions import quote as quotes
 from entitlements.subscriptions.change import ChangeDirection
-from entitlements.subscriptions.lines import LineKind
+from entitlements.subscriptions.invoice_line import LineKind
 from entitlements.subscriptions.target import ChangeRequest
 from graphql_schema.context import Info
 from graphql_schema.types.catalog import (
@@ -130,7 +130,7 @@ class InvoiceLine:
     allocations: list[Allocation] = strawberry.field(description="A bundle's, over its modules.")
 
 
-def line_type(catalog: Catalog, line: lines.Line, currency: str) -> InvoiceLine:
+def line_type(catalog: Catalog, line: invoice_line.Line, currency: str) -> InvoiceLine:
     def package(package_id: str | None, version: int | None) -> Package | None:
         found = catalog.versions.get(f"{package_id}@{version}")
         return package_type(catalog, found) if found else None
@@ -155,7 +155,7 @@ def line_type(catalog: Catalog, line: lines.Line, currency: str) -> InvoiceLine:
 def stored_lines(catalog: Catalog, stored: object, currency: str) -> list[InvoiceLine]:
     return [
         line_type(catalog, line, currency)
-        for line in msgspec.convert(stored, tuple[lines.Line, ...])
+        for line in msgspec.convert(stored, tuple[invoice_line.Line, ...])
     ]
 
 
@@ -349,7 +349,7 @@ class Quote:
     def _money(self, amount_minor: int) -> Money:
         return money(amount_minor, self.quote.plan.currency)
 
-    def _lines(self, every: tuple[lines.Line, ...]) -> list[InvoiceLine]:
+    def _lines(self, every: tuple[invoice_line.Line, ...]) -> list[InvoiceLine]:
         return [line_type(self.catalog, line, self.quote.plan.currency) for line in every]
 
     @strawberry.field(description="For `commitChange`: signed, good for this customer only.")
