@@ -27,8 +27,10 @@ from entitlements.storage.installation import installation, lock_installation
 from entitlements.storage.unit_of_work import Database
 from entitlements.subscriptions.customers import CustomerService
 from entitlements.subscriptions.paying import PayingService
+from entitlements.subscriptions.quoting import Quoting
 from entitlements.subscriptions.return_urls import ReturnUrls
 from entitlements.subscriptions.service import Caller, ChangeService
+from entitlements.subscriptions.settlement import Settlement
 from entitlements.subscriptions.state import SubscriptionStatus
 from entitlements.subscriptions.sync import ProviderSync
 from entitlements.subscriptions.tables import CustomerRow, SubscriptionItemRow, SubscriptionRow
@@ -50,6 +52,7 @@ class Services:
     catalog: CatalogService
     customers: CustomerService
     changes: ChangeService
+    settlement: Settlement
     sync: ProviderSync
     paying: PayingService
     payments: StripeProvider
@@ -197,8 +200,12 @@ async def build_services(settings: Settings, *, clock: SettableClock | None = No
         clock=service_clock,
     )
     return_urls = _return_urls(settings)
-    changes = ChangeService(database, catalog.current, service_clock, signer, payments, return_urls)
-    sync = ProviderSync(database, catalog.current, service_clock, payments, changes)
+    quoting = Quoting(database, catalog.current, service_clock, signer, payments)
+    settlement = Settlement(database, service_clock, payments, quoting, return_urls)
+    changes = ChangeService(
+        database, catalog.current, service_clock, payments, quoting, settlement, return_urls
+    )
+    sync = ProviderSync(database, catalog.current, service_clock, payments, settlement)
     sandbox_clock.connect(payments, sync)
     customers = CustomerService(database, catalog.current, service_clock, sandbox=settings.sandbox)
     feed.start()
@@ -211,6 +218,7 @@ async def build_services(settings: Settings, *, clock: SettableClock | None = No
         catalog=catalog,
         customers=customers,
         changes=changes,
+        settlement=settlement,
         sync=sync,
         payments=payments,
         paying=PayingService(database, service_clock, payments, sync, return_urls),

@@ -24,9 +24,9 @@ async def work_once(services: Services, *, inbox_only: bool = False) -> int:
     done = await services.webhooks.work()
     if inbox_only:
         return done
-    for change_id in await services.changes.unfinished():
+    for change_id in await services.settlement.unfinished():
         try:
-            await services.changes.finish(change_id)
+            await services.settlement.finish(change_id)
         except ServiceError as error:
             log.info("change_finished_with_error", change=change_id, code=error.code)
         done += 1

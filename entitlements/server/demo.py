@@ -150,7 +150,7 @@ async def run_demo(
         await migrate(engine, mode="sandbox")
         await engine.dispose()
         async with opened_services(settings) as services:
-            await services.changes.release_leases()
+            await services.settlement.release_leases()
             await _make_keys(services, file)
         if not empty and not file.state.loaded:
             await _load_examples(settings)

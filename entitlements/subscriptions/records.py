@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from entitlements.audit import ledger
 from entitlements.audit.ledger import Actor
-from entitlements.kernel.errors import NotFound
+from entitlements.kernel.errors import Conflict, NotFound
 from entitlements.kernel.ids import new_id
 from entitlements.kernel.money import Money
 from entitlements.kernel.period import Interval, Period
@@ -34,6 +34,9 @@ from entitlements.subscriptions.tables import (
     SubscriptionItemRow,
     SubscriptionRow,
 )
+
+UNSETTLED = ("pending", "awaiting_payment")
+"""Statuses in which a change is in flight: no other may begin."""
 
 
 async def lock_customer(session: AsyncSession, customer_id: str) -> CustomerRow | None:
@@ -291,3 +294,17 @@ async def begin_period(session: AsyncSession, row: SubscriptionRow, held: Subscr
             charge_id: {"provider_item_id": charge.provider_item_id}
             for charge_id, charge in item.charges.items()
         }
+
+
+async def refuse_while_unsettled(session: AsyncSession, customer_id: str) -> None:
+    """`Conflict` where a change of the customer is under way or waits for its payment."""
+    unsettled = await session.scalar(
+        select(ChangeRow.id).where(
+            ChangeRow.customer_id == customer_id, ChangeRow.status.in_(UNSETTLED)
+        )
+    )
+    if unsettled is not None:
+        raise Conflict(
+            f"the change {unsettled} is not settled yet: wait for it, continue or abandon it",
+            code="CHANGE_IN_PROGRESS",
+        )

@@ -24,7 +24,7 @@ from entitlements.subscriptions.records import (
     mirror_subscription,
     record,
 )
-from entitlements.subscriptions.service import WAITING, ChangeService
+from entitlements.subscriptions.settlement import WAITING, Settlement
 from entitlements.subscriptions.tables import ChangeRow, CustomerRow, InvoiceRow, SubscriptionRow
 
 log = structlog.get_logger()
@@ -37,13 +37,13 @@ class ProviderSync:
         catalog: Callable[[], Awaitable[Catalog]],
         clock: Clock,
         payments: PaymentProvider,
-        changes: ChangeService,
+        settlement: Settlement,
     ) -> None:
         self._database = database
         self._catalog = catalog
         self._clock = clock
         self._payments = payments
-        self._changes = changes
+        self._settlement = settlement
 
     async def customer(self, customer_provider_id: str) -> bool:
         """Bring a customer in line with the provider's present state; False if it is not ours.
@@ -112,7 +112,7 @@ class ProviderSync:
             if change.status == "pending" and change.leased_until > wall_now():
                 raise Conflict("a change of this customer is under way", code="CHANGE_IN_PROGRESS")
             try:
-                await self._changes.finish(change.id)
+                await self._settlement.finish(change.id)
             except ServiceError as error:
                 log.info("change_settled_with_error", change=change.id, code=error.code)
         return row.id

@@ -6,7 +6,7 @@ from typing import Annotated
 import strawberry
 
 from entitlements.catalog.model import ChangeTiming
-from entitlements.subscriptions.service import Committed
+from entitlements.subscriptions.settlement import Committed
 from graphql_schema.context import Info
 from graphql_schema.permissions import Guarded, customer_of
 from graphql_schema.queries.customers import CustomerId

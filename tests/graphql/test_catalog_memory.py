@@ -1,7 +1,8 @@
-"""What is sold is answered from memory: a request reads no database until something is published."""
+"""What is sold is answered from memory: a request reads no database while nothing is published."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any
 
@@ -23,22 +24,32 @@ CATALOG = """{ catalog { revision effectiveAt currencies features { id name kind
 COMPARISON = """{ comparePlans(productId: "workspace") { rows { feature { id } cells {
   included viaAddOns { id } } } } }"""
 ESTIMATE = """{ estimate(input: {planId: "starter", interval: MONTH, currency: "usd",
-  addOns: [{id: "extra-seats", quantity: 51}]}) { total { amountMinor } cheaper { description } } }"""
+  addOns: [{id: "extra-seats", quantity: 51}]}) {
+  total { amountMinor } cheaper { saving { amountMinor } } } }"""
+
+
+asking = ContextVar("asking", default=False)
 
 
 @contextmanager
 def counted(services: Services) -> Iterator[list[str]]:
-    """The statements that are sent to the database in the block."""
+    """The statements that what is asked in the block sends to the database.
+
+    What runs in the background, the feed's own look at the database, is another context's.
+    """
     statements: list[str] = []
+    token = asking.set(True)
 
     def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        statements.append(statement)
+        if asking.get():
+            statements.append(statement)
 
     engine = services.database.engine.sync_engine
     event.listen(engine, "before_cursor_execute", note)
     try:
         yield statements
     finally:
+        asking.reset(token)
         event.remove(engine, "before_cursor_execute", note)
 
 

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 from sqlalchemy import func, select
@@ -81,7 +82,7 @@ async def test_what_did_not_change_is_not_stored_again(services: Services) -> No
         await publish(services, copy.deepcopy(document))
         async with services.database.read() as session:
             sizes.append(await session.scalar(select(func.sum(_length))))
-    steps = [b - a for a, b in zip(sizes, sizes[1:], strict=False)]
+    steps = [b - a for a, b in pairwise(sizes)]
     assert max(steps) <= min(steps) + 50
     async with services.database.read() as session:
         versions = await session.scalar(select(func.count()).select_from(PackageVersionRow))

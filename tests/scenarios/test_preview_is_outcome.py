@@ -8,7 +8,7 @@ import pytest
 
 from entitlements.kernel.period import format_instant
 from entitlements.services import Services
-from entitlements.subscriptions.service import DIFFERENCES
+from entitlements.subscriptions.orders import DIFFERENCES
 from tests.api import Api
 from tests.conftest import publish
 

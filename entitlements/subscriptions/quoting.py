@@ -1,0 +1,149 @@
+"""Quoting: what a change would do and cost, at the provider's own figures. Stores nothing."""
+
+from collections.abc import Awaitable, Callable
+
+from entitlements.catalog.model import AddOn, Catalog
+from entitlements.kernel.clock import Clock
+from entitlements.kernel.errors import (
+    Conflict,
+    NotFound,
+    QuoteExpired,
+    QuoteStale,
+    ValidationFailed,
+)
+from entitlements.kernel.money import smallest_charge_minor
+from entitlements.kernel.period import to_second
+from entitlements.kernel.signing import Signer
+from entitlements.storage.unit_of_work import Database
+from entitlements.subscriptions import quote as quotes
+from entitlements.subscriptions.change import Authority, plan_change
+from entitlements.subscriptions.holdings import entitlement_changes
+from entitlements.subscriptions.orders import order_of, tell_differences
+from entitlements.subscriptions.payments import (
+    PaymentProvider,
+    as_provided,
+)
+from entitlements.subscriptions.quote import Quote, QuoteClaims
+from entitlements.subscriptions.records import (
+    load_state,
+    refuse_while_unsettled,
+)
+from entitlements.subscriptions.state import CustomerState
+from entitlements.subscriptions.tables import CustomerRow
+from entitlements.subscriptions.target import ChangeRequest
+
+
+class Quoting:
+    def __init__(
+        self,
+        database: Database,
+        catalog: Callable[[], Awaitable[Catalog]],
+        clock: Clock,
+        signer: Signer,
+        payments: PaymentProvider,
+    ) -> None:
+        self._database = database
+        self._catalog = catalog
+        self._clock = clock
+        self._signer = signer
+        self._payments = payments
+
+    async def quote(self, customer_id: str, request: ChangeRequest, authority: Authority) -> Quote:
+        """What a change would do and cost for a customer as they are now."""
+        row, state = await self.loaded(customer_id)
+        return await self.quote_state(row, state, request, authority)
+
+    async def quote_state(
+        self,
+        row: CustomerRow,
+        state: CustomerState,
+        request: ChangeRequest,
+        authority: Authority,
+    ) -> Quote:
+        """The same, for a customer that is loaded."""
+        catalog = await self._catalog()
+        now = to_second(self._clock.now())
+        plan = plan_change(catalog, state, request, now, authority=authority)
+        lines = plan.lines
+        total = plan.total_minor if plan.invoiced_now else 0
+        provided = None
+        if (
+            plan.invoiced_now and not plan.approval_required
+        ):  # what is sold by hand is billed by hand
+            provided = await self._payments.preview(order_of(row, state, plan))
+        if provided is not None:
+            total = provided.total_minor
+            lines = as_provided(plan.lines, provided)
+            tell_differences(plan.lines, provided, customer=row.id)
+        due = quotes.due(total, state.credit_balance_minor, smallest_charge_minor(plan.currency))
+        expires_at = quotes.expiry(now)
+        claims = QuoteClaims(
+            customer_id=row.id,
+            customer_revision=state.revision,
+            catalog_revision=catalog.revision,
+            request=request,
+            authority=authority,
+            proration_date=int(plan.at.timestamp()),
+            expires_at=int(expires_at.timestamp()),
+            total_minor=total,
+            due_now_minor=due.due_now_minor,
+            lines_digest=quotes.digest(plan.lines),
+        )
+        return Quote(
+            token=quotes.sign_quote(self._signer, claims),
+            expires_at=expires_at,
+            plan=plan,
+            lines=lines,
+            due_now_minor=due.due_now_minor,
+            due_now_exact=not plan.new_period,
+            credit_applied_minor=due.credit_applied_minor,
+            credit_balance_after_minor=due.credit_after_minor,
+            entitlement_changes=entitlement_changes(catalog, state, plan),
+        )
+
+    async def quote_add_on(
+        self, authority: Authority, customer_id: str, add_on_id: str, quantity: int
+    ) -> Quote:
+        if quantity < 1:
+            raise ValidationFailed.of("quantity", "QUANTITY_OUT_OF_RANGE", "buy at least one")
+        row, state = await self.loaded(customer_id)
+        catalog = await self._catalog()
+        add_on = catalog.current.get(add_on_id)
+        if not isinstance(add_on, AddOn):
+            raise ValidationFailed.of("addOnId", "UNKNOWN_PACKAGE", f"{add_on_id!r} is not sold")
+        held = state.live(add_on.product_id)
+        has = sum(i.quantity for i in held.items if i.package_id == add_on_id) if held else 0
+        request = ChangeRequest(product_id=add_on.product_id, add_ons={add_on_id: has + quantity})
+        return await self.quote_state(row, state, request, authority)
+
+    async def check_fresh(self, claims: QuoteClaims) -> None:
+        """Refuse a quote that is past its time or no longer true, with a fresh one."""
+        expired = claims.expires_at <= self._clock.now().timestamp()
+        async with self._database.read() as session:
+            row = await session.get(CustomerRow, claims.customer_id)
+            if row is None:
+                raise NotFound("customer", claims.customer_id)
+            await refuse_while_unsettled(session, row.id)
+            state = await load_state(session, row)
+        catalog = await self._catalog()
+        said = (claims.customer_revision, claims.catalog_revision)
+        if not expired and said == (state.revision, catalog.revision):
+            return
+        try:
+            fresh = await self.quote_state(row, state, claims.request, claims.authority)
+        except (ValidationFailed, Conflict):
+            fresh = None  # what was quoted is not possible any more
+        if expired:
+            raise QuoteExpired("the quote is past its time", fresh)
+        raise QuoteStale("the customer or the catalog has changed since the quote", fresh)
+
+    def read(self, token: str) -> QuoteClaims:
+        """The claims of a quote of ours."""
+        return quotes.read_quote(self._signer, token)
+
+    async def loaded(self, customer_id: str) -> tuple[CustomerRow, CustomerState]:
+        async with self._database.read() as session:
+            row = await session.get(CustomerRow, customer_id)
+            if row is None:
+                raise NotFound("customer", customer_id)
+            return row, await load_state(session, row)

@@ -1,0 +1,440 @@
+"""Settling: the provider is called, and its answer made ours, once, whoever dies meanwhile.
+
+An intent is carried out under a lease, which says that its process lives. Whoever finds one whose
+lease ran out (the same caller again, a webhook, the worker) asks the provider how far it has come.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from typing import NoReturn
+
+import msgspec
+import structlog
+from sqlalchemy import and_, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from entitlements.audit import ledger
+from entitlements.audit.ledger import Actor
+from entitlements.catalog.model import ChangeTiming, ProrationMode
+from entitlements.kernel.clock import Clock, wall_now
+from entitlements.kernel.errors import (
+    Conflict,
+    NotFound,
+    PaymentDeclined,
+    PaymentProviderUnavailable,
+    QuoteStale,
+    ValidationFailed,
+)
+from entitlements.kernel.money import Money, smallest_charge_minor
+from entitlements.storage.unit_of_work import Database
+from entitlements.subscriptions import quote as quotes
+from entitlements.subscriptions.change import Authority, ChangeDirection, ChangePlan
+from entitlements.subscriptions.orders import order_of, tell_differences
+from entitlements.subscriptions.payments import (
+    BillingOrder,
+    CheckoutStatus,
+    Outcome,
+    OutcomeKind,
+    PaymentProvider,
+    ProviderCustomer,
+    ProviderInvoice,
+    as_provided,
+)
+from entitlements.subscriptions.quote import Quote
+from entitlements.subscriptions.quoting import Quoting
+from entitlements.subscriptions.records import (
+    UNSETTLED,
+    load_state,
+    locked_customer,
+    mirror_customer,
+    mirror_invoice,
+    mirror_subscription,
+    record,
+    refuse_while_unsettled,
+    store_plan,
+)
+from entitlements.subscriptions.return_urls import ReturnUrls
+from entitlements.subscriptions.tables import ChangeRow, CustomerRow, SubscriptionRow
+from entitlements.subscriptions.target import ChangeRequest
+
+log = structlog.get_logger()
+
+LEASE = timedelta(seconds=5)
+"""How long after its last sign of life a process is taken for dead, and its intent taken over."""
+
+LEASE_RENEWED_AFTER_SECONDS = 1.5
+
+KEY_AGE_LIMIT = timedelta(hours=23)
+"""The provider may forget idempotency keys after 24 hours: older intents are not sent again."""
+
+WAITING = ("awaiting_payment", "awaiting_checkout")
+
+
+class Committed(msgspec.Struct, frozen=True, kw_only=True):
+    """How a commit ended well: applied or scheduled, or waiting for the customer to pay."""
+
+    change_id: str
+    customer_id: str
+    revision: int
+    client_secret: str | None = None
+    hosted_url: str | None = None
+    expires_at: datetime | None = None
+
+
+class Settlement:
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        payments: PaymentProvider,
+        quoting: Quoting,
+        return_urls: ReturnUrls,
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._payments = payments
+        self._quoting = quoting
+        self._return_urls = return_urls
+
+    @asynccontextmanager
+    async def working_on(self, change_id: str) -> AsyncIterator[None]:
+        """Keep the lease of an intent for as long as the block runs."""
+
+        done = asyncio.Event()
+
+        async def renew() -> None:
+            while True:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(LEASE_RENEWED_AFTER_SECONDS):
+                        await done.wait()
+                if done.is_set():
+                    return
+                async with self._database.write() as session:
+                    await session.execute(
+                        update(ChangeRow)
+                        .where(ChangeRow.id == change_id, ChangeRow.status.in_(UNSETTLED))
+                        .values(leased_until=wall_now() + LEASE)
+                    )
+
+        renewing = asyncio.create_task(renew())
+        try:
+            yield
+        finally:
+            done.set()
+            await renewing
+
+    async def finish(self, change_id: str) -> Committed:
+        """Bring an unsettled change to its end, by what the provider says of it."""
+        async with self._database.write() as session:
+            change = await session.get(ChangeRow, change_id, with_for_update=True)
+            if change is None:
+                raise NotFound("change", change_id)
+            if change.status in UNSETTLED:
+                change.leased_until = wall_now() + LEASE
+        if change.status == "awaiting_checkout":
+            return await self._after_checkout(change)
+        if change.status not in UNSETTLED:
+            return await self.answer(change)
+        async with self.working_on(change_id):
+            return await self._go_on(change)
+
+    async def _after_checkout(self, change: ChangeRow) -> Committed:
+        """Go on once a card is saved: quoted anew, and only if it costs no more than was agreed."""
+        assert change.checkout_id is not None
+        checkout = await self._payments.finish_checkout(change.checkout_id)
+        if checkout.status is CheckoutStatus.OPEN:
+            return await self.answer(change)
+        if checkout.status is CheckoutStatus.EXPIRED:
+            return await self._refuse(change.id, "CHECKOUT_EXPIRED", "no payment method was saved")
+        request = msgspec.convert(change.request, ChangeRequest)
+        row, state = await self._quoting.loaded(change.customer_id)
+        authority = Authority(change.authority)
+        try:
+            quote = await self._quoting.quote_state(row, state, request, authority)
+        except (ValidationFailed, Conflict) as error:
+            return await self._refuse(change.id, error.code, error.message)
+        if quote.due_now_minor > change.due_now_minor:
+            return await self._refuse(change.id, "QUOTE_STALE", "it costs more than was agreed to")
+        async with self._database.write() as session:
+            row = await locked_customer(session, change.customer_id)
+            change = await session.get_one(ChangeRow, change.id, with_for_update=True)
+            if change.status == "awaiting_checkout" and row.revision == state.revision:
+                await refuse_while_unsettled(session, row.id)
+                self._plan_anew(change, quote)
+                row.revision += 1
+        if change.status != "pending":
+            return await self.answer(change)
+        async with self.working_on(change.id):
+            return await self.carry_out(change.id)
+
+    def _plan_anew(self, change: ChangeRow, quote: Quote) -> None:
+        plan = quote.plan
+        change.status = "pending"
+        change.plan = msgspec.json.encode(plan).decode()
+        change.subscription_id = plan.subscription_id
+        change.lines = msgspec.to_builtins(quote.lines)
+        change.total_minor, change.mrr_delta_minor = plan.total_minor, plan.mrr_delta_minor
+        change.effective_at = plan.effective_at
+        change.started_at = wall_now()
+        change.leased_until = change.started_at + LEASE
+
+    async def _refuse(self, change_id: str, code: str, message: str) -> Committed:
+        outcome = Outcome(kind=OutcomeKind.REFUSED, message=message, failure_code=code)
+        return await self.settle(change_id, outcome)
+
+    async def _go_on(self, change: ChangeRow) -> Committed:
+        """Ask the provider how far it has come; send it again only where it never arrived."""
+        order, plan = await self.order_of(change)
+        if plan.direction is ChangeDirection.CANCELLATION:
+            return await self.carry_out(change.id)  # the same keys: cancelled once
+        outcome = await self._payments.progress(change.id, order)
+        if outcome is not None:
+            return await self.settle(change.id, outcome)
+        if change.status == "pending" and wall_now() - change.started_at < KEY_AGE_LIMIT:
+            return await self.carry_out(change.id)
+        if change.status == "awaiting_payment":
+            return await self._refuse(change.id, "PAYMENT_NOT_MADE", "it was not paid in time")
+        message = "the provider never took it, and it is too old to be sent again"
+        return await self._refuse(change.id, "PROVIDER_REFUSED", message)
+
+    async def unfinished(self, limit: int = 100) -> Sequence[str]:
+        """Changes that nobody works on: their process has died, or their checkout has expired."""
+        now = wall_now()
+        dead = and_(ChangeRow.status == "pending", ChangeRow.leased_until <= now)
+        expired = and_(ChangeRow.status == "awaiting_checkout", ChangeRow.payment_expires_at <= now)
+        query = select(ChangeRow.id).where(or_(dead, expired)).order_by(ChangeRow.id).limit(limit)
+        async with self._database.read() as session:
+            return (await session.scalars(query)).all()
+
+    async def release_leases(self) -> None:
+        """At the start of the only process: whoever held a lease is dead."""
+        async with self._database.write() as session:
+            for change in await session.scalars(
+                select(ChangeRow).where(ChangeRow.status == "pending")
+            ):
+                change.leased_until = wall_now()
+
+    async def carry_out(self, change_id: str) -> Committed:
+        """Call the provider, then settle. What may have arrived there stays pending here."""
+        change = await self.change(change_id)
+        order, plan = await self.order_of(change)
+        try:
+            if plan.direction is ChangeDirection.CANCELLATION:
+                outcome = await self._cancel_at_provider(change, order, plan)
+            else:
+                provided = await self._payments.ensure_customer(order.customer)
+                async with self._database.write() as session:
+                    mirror_customer(await locked_customer(session, change.customer_id), provided)
+                customer = msgspec.structs.replace(order.customer, provider_id=provided.id)
+                order = msgspec.structs.replace(order, customer=customer)
+                if provided.payment_method_id is None and self._is_due(plan, provided):
+                    return await self._ask_for_a_card(change, provided)
+                outcome = await self._payments.execute(change_id, order)
+        except PaymentDeclined as error:
+            outcome = Outcome(
+                kind=OutcomeKind.DECLINED, message=error.message, decline_code=error.decline_code
+            )
+        except ValidationFailed as error:
+            return await self._refuse(change_id, error.issues[0].code, error.message)
+        except PaymentProviderUnavailable:
+            await self._give_back_lease(change_id)
+            raise
+        return await self.settle(change_id, outcome)
+
+    def _is_due(self, plan: ChangePlan, customer: ProviderCustomer) -> bool:
+        """Whether something will have to be charged at once."""
+        smallest_minor = smallest_charge_minor(plan.currency)
+        due = quotes.due(plan.total_minor, -customer.balance_minor, smallest_minor)
+        return plan.invoiced_now and due.due_now_minor > 0
+
+    async def _ask_for_a_card(self, change: ChangeRow, customer: ProviderCustomer) -> Committed:
+        """Without a payment method the change waits for the provider's page that collects one."""
+        checkout = await self._payments.start_checkout(
+            f"{change.id}:checkout",
+            customer.id,
+            change.currency,
+            self._return_urls.checked(change.return_url),
+        )
+        async with self._database.write() as session:
+            row = await locked_customer(session, change.customer_id)
+            change = await session.get_one(ChangeRow, change.id, with_for_update=True)
+            if change.status == "pending":
+                change.status = "awaiting_checkout"
+                change.checkout_id, change.hosted_url = checkout.id, checkout.url
+                change.payment_expires_at = checkout.expires_at
+                row.revision += 1
+                await record(
+                    session,
+                    self._clock.now(),
+                    Actor(change.created_by),
+                    row,
+                    "change.awaiting_checkout",
+                    object_type="change",
+                    object_id=change.id,
+                )
+        return await self.answer(change)
+
+    async def _give_back_lease(self, change_id: str) -> None:
+        async with self._database.write() as session:
+            change = await session.get(ChangeRow, change_id, with_for_update=True)
+            if change is not None and change.status == "pending":
+                change.leased_until = wall_now() + timedelta(seconds=1)
+
+    async def _cancel_at_provider(
+        self, change: ChangeRow, order: BillingOrder, plan: ChangePlan
+    ) -> Outcome:
+        assert order.subscription_provider_id is not None
+        return await self._payments.cancel(
+            change.id,
+            order.subscription_provider_id,
+            at_end=True if plan.timing is ChangeTiming.PERIOD_END else None,
+            invoice_now=plan.timing is ChangeTiming.NOW and not plan.void_open_invoices,
+            prorate=plan.proration is not ProrationMode.NONE,
+            void_open=plan.void_open_invoices,
+        )
+
+    async def order_of(self, change: ChangeRow) -> tuple[BillingOrder, ChangePlan]:
+        plan = msgspec.json.decode(change.plan, type=ChangePlan)
+        async with self._database.read() as session:
+            row = await session.get(CustomerRow, change.customer_id)
+            assert row is not None
+            state = await load_state(session, row)
+        return order_of(row, state, plan), plan
+
+    async def settle(self, change_id: str, outcome: Outcome) -> Committed:
+        """The second transaction: make the outcome ours. Settling twice changes nothing."""
+        provided = None
+        if outcome.subscription is not None:
+            provided = await self._payments.customer(outcome.subscription.customer_provider_id)
+        async with self._database.write() as session:
+            change = await session.get(ChangeRow, change_id)
+            assert change is not None
+            row = await locked_customer(session, change.customer_id)
+            await session.refresh(change)
+            if change.status in (*UNSETTLED, "awaiting_checkout"):
+                if provided is not None:
+                    mirror_customer(row, provided)
+                await self._apply(session, row, change, outcome)
+        answer = await self.answer(change)
+        return msgspec.structs.replace(answer, client_secret=outcome.client_secret)
+
+    async def _apply(
+        self, session: AsyncSession, row: CustomerRow, change: ChangeRow, outcome: Outcome
+    ) -> None:
+        plan = msgspec.json.decode(change.plan, type=ChangePlan)
+        now = self._clock.now()
+        subscription_id = change.subscription_id
+        if outcome.kind is OutcomeKind.APPLIED:
+            assert outcome.subscription is not None
+            if plan.direction is ChangeDirection.CANCELLATION:
+                subscription = await session.get_one(SubscriptionRow, subscription_id)
+                mirror_subscription(subscription, outcome.subscription)
+            else:
+                subscription = await store_plan(session, row, change, plan, outcome.subscription)
+            subscription_id = change.subscription_id = subscription.id
+            later = plan.timing is ChangeTiming.PERIOD_END
+            change.status = "scheduled" if later else "applied"
+            action = "change.scheduled" if later else "change.applied"
+        elif outcome.kind is OutcomeKind.ACTION_REQUIRED:
+            if change.status == "awaiting_payment":
+                return
+            change.status, action = "awaiting_payment", "change.awaiting_payment"
+            change.hosted_url = outcome.hosted_url
+            change.payment_expires_at = outcome.expires_at
+        else:
+            declined = outcome.kind is OutcomeKind.DECLINED
+            change.status, action = "failed", "change.failed"
+            own_code = "PAYMENT_DECLINED" if declined else "PROVIDER_REFUSED"
+            change.failure_code = outcome.failure_code or own_code
+            change.failure_message = outcome.message
+            change.decline_code = outcome.decline_code
+        if change.status != "awaiting_payment":
+            change.settled_at = now
+        if outcome.invoice is not None and outcome.invoice.id is not None:
+            await mirror_invoice(session, row.id, subscription_id, outcome.invoice)
+            if plan.invoiced_now and await _is_of(session, change, plan, outcome.invoice):
+                change.invoice_provider_id = outcome.invoice.id
+                if outcome.kind is OutcomeKind.APPLIED:
+                    self._take_lines(change, plan, outcome.invoice)
+        row.revision += 1
+        applied = change.status == "applied"
+        await record(
+            session,
+            now,
+            ledger.SYSTEM if change.created_by == "system" else Actor(change.created_by),
+            row,
+            action,
+            object_type="change",
+            object_id=change.id,
+            after={
+                "status": change.status,
+                "failure": change.failure_code,
+                "decline_code": change.decline_code,
+                "invoice": change.invoice_provider_id,
+                "items": plan.items if applied else None,
+                "quantities": plan.quantities if applied else None,
+            },
+            reason=change.reason,
+            mrr_delta=Money(change.mrr_delta_minor, change.currency) if applied else None,
+        )
+
+    def _take_lines(self, change: ChangeRow, plan: ChangePlan, invoice: ProviderInvoice) -> None:
+        """What was charged is what the provider says; where it is not ours, it is said aloud."""
+        change.lines = msgspec.to_builtins(as_provided(plan.lines, invoice))
+        change.total_minor = invoice.total_minor
+        tell_differences(plan.lines, invoice, change=change.id)
+
+    async def answer(self, change: ChangeRow) -> Committed:
+        """What the caller is told of a change as it stands now: the same at every repetition."""
+        if change.status == "failed" and change.failure_code == "PAYMENT_DECLINED":
+            raise PaymentDeclined(change.failure_message or "declined", change.decline_code)
+        if change.status == "failed":
+            _raise_failure(change.failure_code or "", change.failure_message or "refused")
+        if change.status == "pending":
+            raise PaymentProviderUnavailable(
+                f"the change {change.id} is under way: ask again with the same key", 5
+            )
+        async with self._database.read() as session:
+            row = await session.get_one(CustomerRow, change.customer_id)
+        return Committed(
+            change_id=change.id,
+            customer_id=change.customer_id,
+            revision=row.revision,
+            hosted_url=change.hosted_url if change.status in WAITING else None,
+            expires_at=change.payment_expires_at,
+        )
+
+    async def change(self, change_id: str) -> ChangeRow:
+        async with self._database.read() as session:
+            change = await session.get(ChangeRow, change_id)
+        if change is None:
+            raise NotFound("change", change_id)
+        return change
+
+
+def _raise_failure(code: str, message: str) -> NoReturn:
+    """A failed change, told as it was the first time."""
+    if code == "UNKNOWN_PAYMENT_METHOD":
+        raise ValidationFailed.of("sandboxPaymentMethod", code, message)
+    if code == "QUOTE_STALE":
+        raise QuoteStale(message)
+    raise Conflict(message, code=code)
+
+
+async def _is_of(
+    session: AsyncSession, change: ChangeRow, plan: ChangePlan, invoice: ProviderInvoice
+) -> bool:
+    """Whether a subscription's latest invoice came of this change, and not of an earlier one."""
+    if invoice.created_at < plan.at:
+        return False
+    other = await session.scalar(
+        select(ChangeRow.id).where(
+            ChangeRow.customer_id == change.customer_id,
+            ChangeRow.invoice_provider_id == invoice.id,
+            ChangeRow.id != change.id,
+        )
+    )
+    return other is None
