@@ -6,7 +6,7 @@ come late, twice and in any order.
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import stripe
@@ -57,6 +57,28 @@ class InvalidWebhook(Exception):
     """Not signed with our secret, too old, or not of our mode. Nothing is stored."""
 
 
+_Name = Annotated[str, msgspec.Meta(max_length=255, pattern=r"^[\x20-\x7e]*$")]
+
+
+class _About(msgspec.Struct):
+    """What an event is about, as far as we look at it: the rest is fetched."""
+
+    object: _Name = ""
+    id: _Name | None = None
+    customer: _Name | dict[str, Any] | None = None
+
+
+class _Data(msgspec.Struct):
+    object: _About
+
+
+class _Event(msgspec.Struct):
+    id: _Name
+    type: Annotated[_Name, msgspec.Meta(max_length=100)]
+    livemode: bool
+    data: _Data
+
+
 class Webhooks:
     """`secret` is the endpoint's; `livemode` what its events must say."""
 
@@ -72,47 +94,44 @@ class Webhooks:
     async def receive(self, payload: bytes, signature: str) -> str:
         """Store an event, once; its id. Raises `InvalidWebhook` and stores nothing."""
         event = self._verified(payload, signature)
-        about = event.get("data", {}).get("object", {})
-        customer = about.get("id") if about.get("object") == "customer" else about.get("customer")
+        about = event.data.object
+        customer = about.id if about.object == "customer" else about.customer
         row = {
-            "id": str(event["id"])[:255],
-            "type": str(event["type"])[:100],
-            "object_id": about.get("id"),
+            "id": event.id,
+            "type": event.type,
+            "object_id": about.id,
             "customer_provider_id": customer if isinstance(customer, str) else None,
             "received_at": self._clock.now(),
-            "status": "received" if event["type"] in HANDLED else "ignored",
+            "status": "received" if event.type in HANDLED else "ignored",
             "due_at": wall_now(),
             "attempts": 0,
         }
         insert = postgresql.insert if self._database.is_postgresql else sqlite.insert
         async with self._database.write() as session:
             await session.execute(insert(WebhookEventRow).values(row).on_conflict_do_nothing())
-        return str(event["id"])
+        return event.id
 
-    def _verified(self, payload: bytes, signature: str) -> dict[str, Any]:
+    def _verified(self, payload: bytes, signature: str) -> "_Event":
         """The event, where the signature is ours and its time is near (both ways)."""
         try:
             stripe.WebhookSignature.verify_header(
                 payload.decode(), signature, self._secret, tolerance=None
             )
             signed_at = int(dict(p.split("=", 1) for p in signature.split(","))["t"])
-            event = msgspec.json.decode(payload)
-            if abs(wall_now().timestamp() - signed_at) > TOLERANCE.total_seconds():
-                raise InvalidWebhook("the signature's time is not near")
-            if event["livemode"] is not self._livemode:
-                raise InvalidWebhook("an event of the other mode")
-            if not isinstance(event["id"], str) or not isinstance(event["type"], str):
-                raise InvalidWebhook("not an event")
+            event = msgspec.json.decode(payload, type=_Event)
         except (
             stripe.SignatureVerificationError,
             msgspec.DecodeError,
             UnicodeDecodeError,
             KeyError,
-            TypeError,
             ValueError,
         ) as error:
             raise InvalidWebhook("not an event of the provider") from error
-        return dict(event)
+        if abs(wall_now().timestamp() - signed_at) > TOLERANCE.total_seconds():
+            raise InvalidWebhook("the signature's time is not near")
+        if event.livemode is not self._livemode:
+            raise InvalidWebhook("an event of the other mode")
+        return event
 
     async def work(self, limit: int = 200) -> int:
         """Apply what is due: one fetch per customer, however many events. How many were done."""

@@ -7,7 +7,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection
+from sqlalchemy import Connection, inspect, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 import entitlements
@@ -15,10 +15,11 @@ import entitlements.audit.tables
 import entitlements.billing.tables
 import entitlements.catalog.tables
 import entitlements.server.tables
-import entitlements.storage.installation
 import entitlements.subscriptions.tables
+from entitlements.kernel.errors import ValidationFailed
 from entitlements.storage.base import Base
 from entitlements.storage.engine import WRITE
+from entitlements.storage.installation import InstallationRow
 
 ALL_TABLES = Base.metadata
 
@@ -41,6 +42,7 @@ async def migrate(engine: AsyncEngine, *, mode: str, revision: str = "head") -> 
     config.attributes["mode"] = mode
 
     def run(connection: Connection) -> None:
+        _refuse_the_other_mode(connection, mode)
         config.attributes["connection"] = connection
         if revision == "base" or revision.startswith("-"):
             command.downgrade(config, revision)
@@ -49,6 +51,18 @@ async def migrate(engine: AsyncEngine, *, mode: str, revision: str = "head") -> 
 
     async with engine.execution_options(**WRITE).begin() as connection:
         await connection.run_sync(run)
+
+
+def _refuse_the_other_mode(connection: Connection, mode: str) -> None:
+    if not inspect(connection).has_table("installation"):
+        return
+    stamped = connection.scalar(select(InstallationRow.mode))
+    if stamped not in (None, mode):
+        raise ValidationFailed.of(
+            "ENTITLEMENTS_SANDBOX",
+            "OTHER_MODE",
+            f"the database was made for a {stamped} service, and this one is {mode}",
+        )
 
 
 async def is_at_head(engine: AsyncEngine) -> bool:

@@ -79,6 +79,15 @@ def due(total_minor: int, credit_minor: int, smallest_charge_minor: int) -> Due:
     return Due(left, applied, 0)
 
 
+def most_to_accept(quoted_minor: int) -> int:
+    """How much a change may come to that begins a new period, and so cannot be pinned.
+
+    >>> most_to_accept(500), most_to_accept(100_000)
+    (510, 100100)
+    """
+    return quoted_minor + max(10, abs(quoted_minor) // 1000)
+
+
 def sign_quote(signer: Signer, claims: QuoteClaims) -> str:
     return signer.sign(_PURPOSE, msgspec.to_builtins(claims))
 

@@ -67,9 +67,8 @@ class Quoting:
         lines = plan.lines
         total = plan.total_minor if plan.invoiced_now else 0
         provided = None
-        if (
-            plan.invoiced_now and not plan.approval_required
-        ):  # what is sold by hand is billed by hand
+        by_hand = plan.approval_required  # sold by hand, billed by hand
+        if plan.invoiced_now and not by_hand:
             provided = await self._payments.preview(order_of(row, state, plan))
         if provided is not None:
             total = provided.total_minor

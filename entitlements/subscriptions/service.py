@@ -221,6 +221,8 @@ class ChangeService:
             if plan.new_period:  # the provider cannot pin that instant: it starts at the commit
                 now = self._clock.now()
                 plan = plan_change(catalog, state, claims.request, now, authority=claims.authority)
+                if plan.total_minor > quotes.most_to_accept(claims.total_minor):
+                    raise QuoteStale("it has become dearer since the quote")
             elif quotes.digest(plan.lines) != claims.lines_digest:
                 raise QuoteStale("the quote does not hold any more")
             if plan.approval_required:

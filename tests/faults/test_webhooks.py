@@ -94,6 +94,17 @@ async def test_a_forged_late_or_foreign_webhook_is_refused_and_leaves_no_row(
         (live, signed(live)),
         ("not json", signed("not json")),
         ("[]", signed("[]")),
+        *(
+            (odd, signed(odd))
+            for data in (
+                "null",
+                "[]",
+                '{"object": null}',
+                '{"object": {"id": 7}}',
+                '{"object": {"id": "a\\u0000"}}',
+            )
+            for odd in [f'{{"id": "evt_1", "type": "x", "livemode": false, "data": {data}}}']
+        ),
     ]
     for content, headers in attempts:
         response = await api.client.post("/webhooks/stripe", content=content, headers=headers)

@@ -33,6 +33,10 @@ async def test_a_service_refuses_a_database_of_the_other_mode(database_url: str)
     )
     with pytest.raises(ValidationFailed, match="made for a sandbox service"):
         await build_services(settings)
+    engine = create_engine(database_url)
+    with pytest.raises(ValidationFailed, match="made for a sandbox service"):
+        await migrate(engine, mode="live")
+    await engine.dispose()
 
 
 async def _append(database: Database) -> None:
