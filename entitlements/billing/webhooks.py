@@ -57,7 +57,8 @@ class InvalidWebhook(Exception):
     """Not signed with our secret, too old, or not of our mode. Nothing is stored."""
 
 
-_Name = Annotated[str, msgspec.Meta(max_length=255, pattern=r"^[\x20-\x7e]*$")]
+_PRINTABLE = r"^[\x20-\x7e]*$"
+_Name = Annotated[str, msgspec.Meta(max_length=255, pattern=_PRINTABLE)]
 
 
 class _About(msgspec.Struct):
@@ -74,7 +75,7 @@ class _Data(msgspec.Struct):
 
 class _Event(msgspec.Struct):
     id: _Name
-    type: Annotated[_Name, msgspec.Meta(max_length=100)]
+    type: Annotated[str, msgspec.Meta(max_length=100, pattern=_PRINTABLE)]
     livemode: bool
     data: _Data
 

@@ -6,8 +6,10 @@ feasible solution of the covering problem's dual (weak duality: it never exceeds
 The work is bounded by a count of nodes; an answer that was cut short says so.
 """
 
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import msgspec
@@ -41,6 +43,8 @@ from entitlements.pricing.selection import (
 
 MAX_NODES = 20_000
 """Steps of the search per answer, over all bases: a fraction of a second."""
+WORK_PER_NODE = 1_000
+"""Where more steps than this have to be compared with gaps, a visit counts for several nodes."""
 MAX_OPTIONS = 40
 """Add-ons and bundles considered beside one base, the cheapest first."""
 MAX_QUANTITIES = 100
@@ -274,25 +278,43 @@ class _Option(msgspec.Struct, frozen=True):
     only_covers: bool
 
 
-def _least_rest(gaps: tuple[int, ...], steps: Sequence[_Step]) -> int | None:
-    """A lower bound of what closing the gaps costs, scaled; None if it cannot be done.
+class _Bound:
+    """A lower bound of what closing gaps costs, beside the options from some index on."""
 
-    Dual ascent: each open gap in turn is given the highest price per unit at which no step sells
-    what it covers for more than it costs.
-    """
-    left = [step.cost * _SCALE for step in steps]
-    rest = 0
-    for i, gap in enumerate(gaps):
-        if not gap:
-            continue
-        covering = [(j, min(gap, c)) for j, step in enumerate(steps) if (c := step.covers[i])]
-        if not covering:
-            return None
-        rate = min(left[j] // cover for j, cover in covering)
-        for j, cover in covering:
-            left[j] -= cover * rate
-        rest += gap * rate
-    return rest
+    def __init__(self, options: Sequence[_Option], gaps: int) -> None:
+        steps = [step for option in options for step in option.steps]
+        self._costs = [step.cost * _SCALE for step in steps]
+        self._starts = list(accumulate((len(option.steps) for option in options), initial=0))
+        # By gap, the steps that cover some of it, and how much: most cover little of all there is.
+        self._covering: list[list[tuple[int, int]]] = [[] for _ in range(gaps)]
+        for j, step in enumerate(steps):
+            for i, cover in enumerate(step.covers):
+                if cover:
+                    self._covering[i].append((j, cover))
+        self.work = sum(map(len, self._covering))
+
+    def least_rest(self, gaps: tuple[int, ...], index: int) -> int | None:
+        """Scaled; None if the gaps cannot be closed.
+
+        Dual ascent: each open gap in turn is given the highest price per unit at which no step
+        sells what it covers for more than it costs.
+        """
+        start = self._starts[index]
+        left = self._costs.copy()
+        rest = 0
+        for i, gap in enumerate(gaps):
+            if not gap:
+                continue
+            every = self._covering[i]
+            from_here = bisect_left(every, (start,))
+            covering = [(j, min(gap, cover)) for j, cover in every[from_here:]]
+            if not covering:
+                return None
+            rate = min(left[j] // cover for j, cover in covering)
+            for j, cover in covering:
+                left[j] -= cover * rate
+            rest += gap * rate
+        return rest
 
 
 class _Search:
@@ -309,11 +331,10 @@ class _Search:
         self.best_minor = task.asked.total_minor
         self.nodes_left, self.complete = max_nodes, True
         self.gaps = self._gaps()
+        self.places = self._places()
         self.options = self._options()
-        self.steps_from = [
-            [step for option in self.options[i:] for step in option.steps]
-            for i in range(len(self.options) + 1)
-        ]
+        self.bound = _Bound(self.options, len(self.gaps))
+        self.nodes_a_visit = 1 + self.bound.work // WORK_PER_NODE
         fixed = sum(task.cost(item.package, item.quantity) for item in base)
         fixed += self._least_level_cost()
         self._visit(0, fixed * _SCALE, tuple(self.gaps.values()), ())
@@ -324,8 +345,8 @@ class _Search:
         if self.nodes_left <= 0:
             self.complete = False
             return
-        self.nodes_left -= 1
-        rest = _least_rest(gaps, self.steps_from[index])
+        self.nodes_left -= self.nodes_a_visit
+        rest = self.bound.least_rest(gaps, index)
         if rest is None or cost + rest > (self.best_minor - 1) * _SCALE:
             return
         if index == len(self.options):
@@ -381,6 +402,13 @@ class _Search:
             if quantity > quantities.get(add_on_id, 0):
                 gaps[add_on_id, "kept"] = quantity - quantities.get(add_on_id, 0)
         return gaps
+
+    def _places(self) -> dict[str, list[tuple[int, str, int]]]:
+        """The gaps of each feature, and of each add-on to be kept: position, aspect and units."""
+        places: dict[str, list[tuple[int, str, int]]] = defaultdict(list)
+        for position, ((id, aspect), gap) in enumerate(self.gaps.items()):
+            places[id].append((position, aspect, gap))
+        return places
 
     def _options(self) -> list[_Option]:
         """What may be worth adding, the cheapest first; cut to MAX_OPTIONS."""
@@ -446,25 +474,20 @@ class _Search:
 
     def _covers(self, package: AnyPackage, quantity: int = 1) -> tuple[int, ...]:
         """The most that each gap can shrink by this package."""
-        parts = parts_of(self.task.market.catalog, package, quantity)
-        counts = counted_features(package.charges)
-        return tuple(
-            gap
-            if feature_id in counts and aspect == "limit"
-            else min(gap, sum(self._cover(part, feature_id, aspect) for part in parts))
-            for (feature_id, aspect), gap in self.gaps.items()
-        )
-
-    def _cover(self, part: Part, wanted_id: str, aspect: str) -> int:
-        if aspect == "kept":
-            return part.quantity if part.package.id == wanted_id else 0
-        return sum(
-            self._cover_of(
-                e.value, wanted_id, aspect, part.quantity if e.mode is GrantMode.ADD else 1
-            )
-            for e in part.package.entitlements
-            if e.feature_id == wanted_id
-        )
+        covers = [0] * len(self.gaps)
+        for part in parts_of(self.task.market.catalog, package, quantity):
+            for position, _, gap in self.places.get(part.package.id, ()):  # an add-on to be kept
+                covers[position] = min(gap, covers[position] + part.quantity)
+            for e in part.package.entitlements:
+                times = part.quantity if e.mode is GrantMode.ADD else 1
+                for position, aspect, gap in self.places.get(e.feature_id, ()):
+                    cover = self._cover_of(e.value, e.feature_id, aspect, times)
+                    covers[position] = min(gap, covers[position] + cover)
+        for feature_id in counted_features(package.charges):
+            for position, aspect, gap in self.places.get(feature_id, ()):
+                if aspect == "limit":
+                    covers[position] = gap
+        return tuple(covers)
 
     def _cover_of(self, value: EntitlementValue, feature_id: str, aspect: str, times: int) -> int:
         if aspect == "value":
