@@ -17,6 +17,9 @@ from entitlements.catalog.model import (
 from entitlements.catalog.values import at_least, combine, is_granted
 from entitlements.kernel.errors import Issue, NotFound, ValidationFailed
 
+CELLS_MAX = 25_000
+"""Features × plans of one comparison: five plans of a catalog with 5,000 features."""
+
 
 class ComparisonCell(msgspec.Struct, frozen=True):
     """One feature in one plan. `value` is the plan's own grant, None where it has none.
@@ -48,7 +51,8 @@ def compare(catalog: Catalog, product_id: str, plan_ids: Sequence[str] | None = 
     """Compare plans sold now, all of the product's or those named, in the order named.
 
     There is a row for each feature that a compared plan or an add-on of the product touches.
-    Raises `NotFound` for the product, `ValidationFailed` for a plan that is not the product's.
+    Raises `NotFound` for the product, `ValidationFailed` for a plan that is not the product's
+    (`UNKNOWN_PLAN`), and for more than `CELLS_MAX` cells (`TOO_LARGE`).
     """
     product = catalog.products.get(product_id)
     if product is None:
@@ -60,6 +64,10 @@ def compare(catalog: Catalog, product_id: str, plan_ids: Sequence[str] | None = 
         for feature_id, entitlements in _by_feature(add_on).items():
             giving.setdefault(feature_id, []).append((add_on, entitlements))
     touched = {*giving, *(feature_id for _, granted in own for feature_id in granted)}
+    if len(touched) * len(plans) > CELLS_MAX:
+        most = CELLS_MAX // len(touched)
+        words = f"there are {len(touched):,} features: name at most {most} plans to compare"
+        raise ValidationFailed.of("planIds", "TOO_LARGE", words)
     rows = [
         ComparisonRow(
             feature,

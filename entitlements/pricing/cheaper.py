@@ -476,13 +476,15 @@ class _Search:
         """The most that each gap can shrink by this package."""
         covers = [0] * len(self.gaps)
         for part in parts_of(self.task.market.catalog, package, quantity):
-            for position, _, gap in self.places.get(part.package.id, ()):  # an add-on to be kept
-                covers[position] = min(gap, covers[position] + part.quantity)
+            for position, aspect, gap in self.places.get(part.package.id, ()):
+                if aspect == "kept":
+                    covers[position] = min(gap, covers[position] + part.quantity)
             for e in part.package.entitlements:
                 times = part.quantity if e.mode is GrantMode.ADD else 1
                 for position, aspect, gap in self.places.get(e.feature_id, ()):
-                    cover = self._cover_of(e.value, e.feature_id, aspect, times)
-                    covers[position] = min(gap, covers[position] + cover)
+                    if aspect != "kept":  # an add-on's, of the same name
+                        cover = self._cover_of(e.value, e.feature_id, aspect, times)
+                        covers[position] = min(gap, covers[position] + cover)
         for feature_id in counted_features(package.charges):
             for position, aspect, gap in self.places.get(feature_id, ()):
                 if aspect == "limit":

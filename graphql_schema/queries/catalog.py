@@ -87,7 +87,8 @@ class CatalogQueries:
 
     @strawberry.field(
         extensions=[Guarded()],
-        description="Plans side by side; null if nothing is sold of such a product.",
+        description="Plans side by side; null if nothing is sold of such a product. At most 25,000 "
+        "cells (features × plans), otherwise BAD_USER_INPUT, TOO_LARGE.",
     )
     async def compare_plans(
         self,

@@ -30,7 +30,7 @@ from entitlements.catalog.proposals import notes
 from entitlements.catalog.service import CatalogService
 from entitlements.catalog.tables import CatalogRevisionRow, PackageVersionRow
 from entitlements.catalog.versions import encode_revision, publish
-from entitlements.grants.comparison import compare
+from entitlements.grants.comparison import CELLS_MAX, compare
 from entitlements.kernel.clock import wall_now
 from entitlements.kernel.period import Interval
 from entitlements.pricing.estimate import EstimateRequest, FeatureQuantity, PackageQuantity
@@ -173,6 +173,7 @@ def measured(features: int, packages: int) -> dict[str, float]:
     changed["products"][0]["plans"][0]["charges"][0]["prices"] = _prices(21)
     changed_draft = parse(changed)
     plans = ["plan-0", "plan-1", "plan-2"]
+    most = [plan.id for plan in base.products["app"].plans][: CELLS_MAX // features]
     return {
         "json.loads": seconds(lambda: json.loads(as_json), 9),
         "yaml, libyaml alone": seconds(lambda: yaml.load(as_yaml, yaml.CSafeLoader), 1),
@@ -186,7 +187,7 @@ def measured(features: int, packages: int) -> dict[str, float]:
         "diff after one price changed": seconds(lambda: diff(base, changed_draft)),
         "notes on it": seconds(lambda: notes(changed_draft, base)),
         "compare three plans": seconds(lambda: compare(base, "app", plans)),
-        "compare all plans": seconds(lambda: compare(base, "app")),
+        "compare 25,000 cells": seconds(lambda: compare(base, "app", most)),
         "estimate, 5 add-ons": seconds(lambda: price(base, request(5), with_cheaper=False)),
         "… with cheaper": seconds(lambda: price(base, request(5))),
         "estimate, 40 add-ons, with cheaper": seconds(lambda: price(base, request(40))),
@@ -314,7 +315,7 @@ def broken_promises(large: dict[str, float], publishing: list[float]) -> list[st
             large["read YAML, with lines"] + large["propose and approve"],
             PUBLISHED_WITHIN_SECONDS,
         ),
-        "compared": (large["compare all plans"], COMPARED_WITHIN_SECONDS),
+        "compared": (large["compare 25,000 cells"], COMPARED_WITHIN_SECONDS),
         "estimated": (large["estimate, 40 add-ons, with cheaper"], ESTIMATED_WITHIN_SECONDS),
         "the last of 50 revisions takes at most twice the tenth": (
             publishing[-1],

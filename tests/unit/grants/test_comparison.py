@@ -2,6 +2,7 @@
 
 import pytest
 
+from entitlements.grants import comparison
 from entitlements.grants.comparison import ComparisonCell, compare
 from entitlements.kernel.errors import NotFound, ValidationFailed
 from tests.unit.pricing.catalogs import CALLS, PRODUCT, WORKSPACE, limit
@@ -48,3 +49,11 @@ def test_what_is_not_sold_cannot_be_compared() -> None:
     with pytest.raises(ValidationFailed) as failure:
         compare(WORKSPACE, PRODUCT, ["starter", "gold"])
     assert failure.value.issues[0].path == ("planIds", "1")
+
+
+def test_a_comparison_that_nobody_could_read_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparison, "CELLS_MAX", 10)  # of 5 features
+    assert len(compare(WORKSPACE, PRODUCT, ["starter", "professional"]).plans) == 2
+    with pytest.raises(ValidationFailed, match="name at most 2 plans") as failure:
+        compare(WORKSPACE, PRODUCT)
+    assert [(i.path, i.code) for i in failure.value.issues] == [(("planIds",), "TOO_LARGE")]
