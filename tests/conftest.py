@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import hypothesis
 import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
@@ -28,6 +29,12 @@ from entitlements.storage.engine import create_engine
 from tests.api import Api
 from tests.events import WEBHOOK_SECRET
 from tests.postgres import NO_POSTGRESQL, postgresql
+
+# A busy machine is slow at making examples, too: no test of ours may depend on time.
+hypothesis.settings.register_profile(
+    "ours", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("ours")
 
 ADMIN_KEY = "ent_admin_for_tests_only"
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)

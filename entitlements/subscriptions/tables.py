@@ -58,8 +58,9 @@ class SubscriptionRow(Base):
     past_due_since: Mapped[datetime | None] = mapped_column(Instant)
     ended_at: Mapped[datetime | None] = mapped_column(Instant)
     provider_id: Mapped[str | None] = mapped_column(String(255), unique=True)
-    quantities: Mapped[Any] = mapped_column(Json)
-    pending_lines: Mapped[Any] = mapped_column(Json)  # prorations that wait for the next invoice
+    quantities: Mapped[Any] = mapped_column(Json, default=dict)
+    # Prorations that wait for the next invoice.
+    pending_lines: Mapped[Any] = mapped_column(Json, default=list)
 
 
 class SubscriptionItemRow(Base):

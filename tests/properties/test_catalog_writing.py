@@ -13,9 +13,7 @@ scalars = (
     | st.booleans()
     | words
     | st.from_regex(r"-?[0-9]{1,20}(\.[0-9]{1,3})?", fullmatch=True)
-    | st.sampled_from(
-        ["true", "null", "~", "", "no", "1e3", "2026-01-01", "- a", "a: b", "\n"]
-    )
+    | st.sampled_from(["true", "null", "~", "", "no", "1e3", "2026-01-01", "- a", "a: b", "\n"])
 )
 documents = st.recursive(
     scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3)

@@ -73,7 +73,8 @@ def test_an_internal_error_is_logged_without_what_the_request_carried(
 ) -> None:
     with contextlib.closing(listen("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    payload = f'{{"id": "evt_1", "type": "x", "livemode": false, "about": "{CUSTOMER}"}}'
+    about = f'{{"object": "invoice", "customer": "{CUSTOMER}"}}'
+    payload = f'{{"id": "evt_1", "type": "x", "livemode": false, "data": {{"object": {about}}}}}'
     headers = signed(payload)
     signature = headers["Stripe-Signature"]
     pieces: list[str] = []

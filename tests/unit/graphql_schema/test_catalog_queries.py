@@ -205,6 +205,7 @@ async def _hold(api: Api, customer_id: str, plan_id: str, version: int) -> None:
                 anchor=start,
                 started_at=start,
                 quantities={},
+                pending_lines=[],
             )
         )
         await session.flush()
