@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import structlog
-from graphql import GraphQLError
+from graphql import GraphQLError, OperationDefinitionNode
 from strawberry.extensions import SchemaExtension
 
 from entitlements.kernel.errors import (
@@ -31,6 +31,24 @@ class CodedErrors(SchemaExtension):
         if result is not None and errors:
             context = self.execution_context.context
             result.errors = [coded(error, getattr(context, "request_id", None)) for error in errors]
+
+
+class OneOperation(SchemaExtension):
+    """A document with several operations names the one that is meant (GraphQL, section 6.1)."""
+
+    def on_validate(self) -> Iterator[None]:
+        yield
+        context = self.execution_context
+        document = context.graphql_document
+        if document is None or context.pre_execution_errors or self._named():
+            return
+        operations = [d for d in document.definitions if isinstance(d, OperationDefinitionNode)]
+        if len(operations) > 1:
+            message = "operationName is needed: the document has several operations"
+            context.pre_execution_errors = [GraphQLError(message)]
+
+    def _named(self) -> bool:
+        return self.execution_context._provided_operation_name is not None
 
 
 def coded(error: GraphQLError, request_id: str | None) -> GraphQLError:

@@ -7,7 +7,7 @@ import strawberry
 from graphql import Undefined
 from strawberry.schema.config import StrawberryConfig
 
-from graphql_schema.errors import CodedErrors
+from graphql_schema.errors import CodedErrors, OneOperation
 from graphql_schema.mutations.changes import ChangeMutations
 from graphql_schema.mutations.customers import CustomerMutations
 from graphql_schema.mutations.proposals import ProposalMutations
@@ -41,7 +41,7 @@ schema = _Schema(
     query=Query,
     mutation=Mutation,
     types=[Plan, AddOn, Bundle],
-    extensions=[CodedErrors],
+    extensions=[CodedErrors, OneOperation],
     exception_handlers=[*HANDLERS, *QUOTE_HANDLERS],
     config=StrawberryConfig(scalar_map=SCALARS),
 )

@@ -136,6 +136,7 @@ def upgrade() -> None:
         sa.Column("decided_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("decision_note", sa.Text(), nullable=True),
         sa.Column("document", JSON_DATA, nullable=False),
+        sa.Column("draft", sa.Text(), nullable=True),
         sa.Column("policies", JSON_DATA, nullable=False),
         sa.ForeignKeyConstraint(
             ["published_revision"],
@@ -168,6 +169,7 @@ def upgrade() -> None:
         sa.Column("leased_until", sa.DateTime(timezone=True), nullable=False),
         sa.Column("created_by", sa.String(length=500), nullable=False),
         sa.Column("authority", sa.String(length=16), nullable=False),
+        sa.Column("abandoned_by", sa.String(length=500), nullable=True),
         sa.Column("due_now_minor", sa.BigInteger(), nullable=False),
         sa.Column("return_url", sa.Text(), nullable=True),
         sa.Column("checkout_id", sa.String(length=255), nullable=True),

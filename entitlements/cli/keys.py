@@ -3,7 +3,7 @@
 from typing import Annotated
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from entitlements.audit.ledger import Actor
 from entitlements.cli.terminal import instant, out, with_services
@@ -32,7 +32,8 @@ def keys_create(
 def keys_list() -> None:
     """List the keys, without the keys."""
     rows = with_services(lambda services: api_keys.every(services.database))
-    table = Table("id", "role", "name", "created", "expires", "revoked")
+    whole = Column("id", min_width=max((len(row.id) for row in rows), default=0))
+    table = Table(whole, "role", "name", "created", "expires", "revoked")
     for row in rows:
         times = (row.created_at, row.expires_at, row.revoked_at)
         table.add_row(

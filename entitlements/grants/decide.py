@@ -12,6 +12,9 @@ from entitlements.grants.merge import FeatureGrants, Grants
 from entitlements.grants.sources import GrantSource
 from entitlements.kernel.errors import ValidationFailed
 
+DIGITS_AT_MOST = 40
+"""A number that is asked for is at most so long, written out."""
+
 
 class DenialReason(StrEnum):
     """Why not, in order of precedence: the first that applies is given."""
@@ -168,6 +171,6 @@ def _wanted(feature: Feature, at_least: str) -> EntitlementValue:
         number = Decimal(at_least)
     except InvalidOperation:
         number = Decimal("NaN")
-    if not number.is_finite():
+    if not number.is_finite() or abs(number.adjusted()) > DIGITS_AT_MOST:
         raise ValidationFailed.of("atLeast", "WRONG_KIND", f"{at_least!r} is not a number")
     return EntitlementValue(number=number)

@@ -56,7 +56,8 @@ class ChangeDirection(StrEnum):
 
 
 class ChangePlan(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that a change will do. `lines` are due now or on the next invoice, by `proration`.
+    """Everything that a change will do. `lines` are due now or on the next invoice, by `proration`;
+    `swept` are earlier ones that waited for an invoice and stand on the one that this change makes.
 
     `period` is the billing period after the change; `new_period` says that it starts with it.
     `replaces` names the slot whose item at the provider each new one takes over. `charged_at` is
@@ -81,6 +82,7 @@ class ChangePlan(msgspec.Struct, frozen=True, kw_only=True):
     period: Period
     new_period: bool
     lines: tuple[Line, ...]
+    swept: tuple[Line, ...]
     replaces: Mapping[str, str]
     charged_at: Mapping[str, str]
     pending_after: tuple[Line, ...]  # prorations that wait for the next invoice
@@ -98,6 +100,15 @@ class ChangePlan(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def total_minor(self) -> int:
         return sum(line.amount_minor for line in self.lines)
+
+    @property
+    def invoice_lines(self) -> tuple[Line, ...]:
+        """What stands on the invoice that this change makes."""
+        return (*self.swept, *self.lines)
+
+    @property
+    def invoice_total_minor(self) -> int:
+        return sum(line.amount_minor for line in self.invoice_lines)
 
     @property
     def invoiced_now(self) -> bool:
@@ -269,8 +280,7 @@ def _plan_cancellation(
     before = tuple(slots_of(catalog, held.items, held.quantities))
     book = Book(catalog, held.currency)
     lines = tuple(book.credits(before, held, at)) if now and mode is not ProrationMode.NONE else ()
-    if now and held.status not in IN_ARREARS:  # what is pending is invoiced first
-        lines = (*held.pending_lines, *lines)
+    swept = held.pending_lines if now and held.status not in IN_ARREARS else ()
     return ChangePlan(
         product_id=product.id,
         subscription_id=held.id,
@@ -289,6 +299,7 @@ def _plan_cancellation(
         period=held.period,
         new_period=False,
         lines=lines,
+        swept=swept,
         replaces={},
         charged_at={},
         pending_after=(),
@@ -335,9 +346,9 @@ def _plan_now(
     following = Period.containing(anchor, target.interval, period.end)
     renewal = book.charges(after, target.interval, following, following.start)
     pending = held.pending_lines if held else ()
-    invoiced_now = new_period or mode is ProrationMode.INVOICE_NOW
-    if invoiced_now:  # what waits is invoiced along
-        lines, pending = [*pending, *lines], ()
+    swept: tuple[Line, ...] = ()
+    if new_period or mode is ProrationMode.INVOICE_NOW:
+        swept, pending = pending, ()
     elif mode is ProrationMode.NEXT_INVOICE:
         pending = (*pending, *lines)
     ending = held is not None and held.cancel_at is not None and held.cancel_at <= period.end
@@ -360,6 +371,7 @@ def _plan_now(
         period=period,
         new_period=new_period,
         lines=tuple(lines),
+        swept=swept,
         replaces=replaces,
         charged_at=charged_at,
         pending_after=pending,

@@ -204,7 +204,7 @@ def _names_a_test_card(method: str) -> bool:
 
 def _customer_issues(customer_id: str, name: str | None, email: str | None) -> list[Issue]:
     issues = []
-    if not 1 <= len(customer_id) <= 255 or not customer_id.isprintable():
+    if not (customer_id.strip() and len(customer_id) <= 255 and customer_id.isprintable()):
         issues.append(Issue(("id",), "LENGTH", "an id has 1 to 255 printable characters"))
     if name is not None and len(name) > 500:
         issues.append(Issue(("name",), "LENGTH", "a name has at most 500 characters"))

@@ -49,7 +49,7 @@ def order_of(row: CustomerRow, state: CustomerState, plan: ChangePlan) -> Billin
         at=plan.at,
         proration=plan.proration,
         new_period=plan.new_period,
-        total_minor=plan.total_minor,
+        total_minor=plan.invoice_total_minor,
         replaces=plan.replaces,
     )
 

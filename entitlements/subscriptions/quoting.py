@@ -64,16 +64,16 @@ class Quoting:
         catalog = await self._catalog()
         now = to_second(self._clock.now())
         plan = plan_change(catalog, state, request, now, authority=authority)
-        lines = plan.lines
-        total = plan.total_minor if plan.invoiced_now else 0
+        lines = plan.invoice_lines
+        total = plan.invoice_total_minor if plan.invoiced_now else 0
         provided = None
         by_hand = plan.approval_required  # sold by hand, billed by hand
         if plan.invoiced_now and not by_hand:
             provided = await self._payments.preview(order_of(row, state, plan))
         if provided is not None:
             total = provided.total_minor
-            lines = as_provided(plan.lines, provided)
-            tell_differences(plan.lines, provided, customer=row.id)
+            lines = as_provided(lines, provided)
+            tell_differences(plan.invoice_lines, provided, customer=row.id)
         due = quotes.due(total, state.credit_balance_minor, smallest_charge_minor(plan.currency))
         expires_at = quotes.expiry(now)
         claims = QuoteClaims(
@@ -86,7 +86,7 @@ class Quoting:
             expires_at=int(expires_at.timestamp()),
             total_minor=total,
             due_now_minor=due.due_now_minor,
-            lines_digest=quotes.digest(plan.lines),
+            lines_digest=quotes.digest(plan.invoice_lines),
         )
         return Quote(
             token=quotes.sign_quote(self._signer, claims),

@@ -38,7 +38,6 @@ from entitlements.subscriptions.quoting import Quoting
 from entitlements.subscriptions.records import (
     load_state,
     locked_customer,
-    mirror_invoice,
     mirror_subscription,
     record,
     refuse_while_unsettled,
@@ -221,9 +220,9 @@ class ChangeService:
             if plan.new_period:  # the provider cannot pin that instant: it starts at the commit
                 now = self._clock.now()
                 plan = plan_change(catalog, state, claims.request, now, authority=claims.authority)
-                if plan.total_minor > quotes.most_to_accept(claims.total_minor):
+                if plan.invoice_total_minor > quotes.most_to_accept(claims.total_minor):
                     raise QuoteStale("it has become dearer since the quote")
-            elif quotes.digest(plan.lines) != claims.lines_digest:
+            elif quotes.digest(plan.invoice_lines) != claims.lines_digest:
                 raise QuoteStale("the quote does not hold any more")
             if plan.approval_required:
                 raise ApprovalRequired("this is sold by our sales team: they have to approve it")
@@ -315,44 +314,53 @@ class ChangeService:
     async def abandon(
         self, caller: Caller, change_id: str, *, bound_to: str | None = None
     ) -> Committed:
-        """Give up an unsettled change, or undo a cancellation that is scheduled."""
+        """Give up a change that waits for the customer, or undo a scheduled cancellation."""
         change = await self._settlement.change(change_id)
         if bound_to not in (None, change.customer_id):
             raise NotFound("change", change_id)
-        order, plan = await self._settlement.order_of(change)
-        if change.status == "scheduled" and plan.direction is ChangeDirection.CANCELLATION:
-            assert order.subscription_provider_id is not None
-            outcome = await self._payments.cancel(
-                f"{change_id}:undo",
-                order.subscription_provider_id,
-                at_end=False,
-                invoice_now=False,
-                prorate=False,
-                void_open=False,
-            )
-        elif change.status == "awaiting_checkout":
-            outcome = Outcome(kind=OutcomeKind.DECLINED)  # its page expires by itself
-        elif change.status == "awaiting_payment":
-            outcome = await self._payments.abandon(change_id, order)
-            if outcome.kind is OutcomeKind.APPLIED:
-                await self._settlement.settle(change_id, outcome)
-                raise Conflict("it has been paid in the meantime", code="ALREADY_APPLIED")
-        else:
-            raise Conflict(
-                f"the change is {change.status}: there is nothing to undo", code="SETTLED"
-            )
+        if change.status in WAITING:
+            return await self._give_up(caller, change)
+        if change.status == "scheduled" and change.direction == ChangeDirection.CANCELLATION:
+            return await self._undo_cancellation(caller, change)
+        raise Conflict(f"the change is {change.status}: there is nothing to undo", code="SETTLED")
+
+    async def _give_up(self, caller: Caller, change: ChangeRow) -> Committed:
+        """That it was given up is stored first: whoever then hears of it settles it as that."""
+        async with self._database.write() as session:
+            await locked_customer(session, change.customer_id)
+            change = await session.get_one(ChangeRow, change.id, with_for_update=True)
+            if change.status in WAITING:
+                change.abandoned_by = caller.actor.name
+                change.leased_until = wall_now() + LEASE
+        outcome = Outcome(kind=OutcomeKind.DECLINED)  # a checkout page expires by itself
+        async with self._settlement.working_on(change.id):
+            if change.status == "awaiting_payment":
+                order, _ = await self._settlement.order_of(change)
+                outcome = await self._payments.abandon(change.id, order)
+            committed = await self._settlement.settle(change.id, outcome)
+        if (await self._settlement.change(change.id)).status == "applied":
+            raise Conflict("it has been paid in the meantime", code="ALREADY_APPLIED")
+        return committed
+
+    async def _undo_cancellation(self, caller: Caller, change: ChangeRow) -> Committed:
+        order, _ = await self._settlement.order_of(change)
+        assert order.subscription_provider_id is not None
+        outcome = await self._payments.cancel(
+            f"{change.id}:undo",
+            order.subscription_provider_id,
+            at_end=False,
+            invoice_now=False,
+            prorate=False,
+            void_open=False,
+        )
         async with self._database.write() as session:
             row = await locked_customer(session, change.customer_id)
-            change = await session.get_one(ChangeRow, change_id)
-            if change.status in ("scheduled", *WAITING):
-                change.status = "canceled"
-                change.settled_at = self._clock.now()
+            change = await session.get_one(ChangeRow, change.id, with_for_update=True)
+            if change.status == "scheduled" and outcome.subscription is not None:
+                change.status, change.settled_at = "canceled", self._clock.now()
+                subscription = await session.get_one(SubscriptionRow, change.subscription_id)
+                mirror_subscription(subscription, outcome.subscription)
                 row.revision += 1
-                if outcome.invoice is not None:
-                    await mirror_invoice(session, row.id, change.subscription_id, outcome.invoice)
-                if outcome.subscription is not None and change.subscription_id is not None:
-                    subscription = await session.get_one(SubscriptionRow, change.subscription_id)
-                    mirror_subscription(subscription, outcome.subscription)
                 await record(
                     session,
                     self._clock.now(),
@@ -362,7 +370,7 @@ class ChangeService:
                     object_type="change",
                     object_id=change.id,
                 )
-        return Committed(change_id=change_id, customer_id=row.id, revision=row.revision)
+        return await self._settlement.answer(change)
 
 
 def _digest(request: object) -> str:

@@ -16,7 +16,6 @@ import structlog
 from sqlalchemy import and_, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from entitlements.audit import ledger
 from entitlements.audit.ledger import Actor
 from entitlements.catalog.model import ChangeTiming, ProrationMode
 from entitlements.kernel.clock import Clock, wall_now
@@ -175,7 +174,7 @@ class Settlement:
         change.status = "pending"
         change.plan = msgspec.json.encode(plan).decode()
         change.subscription_id = plan.subscription_id
-        change.lines = msgspec.to_builtins(quote.lines)
+        change.lines = msgspec.to_builtins(plan.lines)
         change.total_minor, change.mrr_delta_minor = plan.total_minor, plan.mrr_delta_minor
         change.effective_at = plan.effective_at
         change.started_at = wall_now()
@@ -190,6 +189,8 @@ class Settlement:
         order, plan = await self.order_of(change)
         if plan.direction is ChangeDirection.CANCELLATION:
             return await self.carry_out(change.id)  # the same keys: cancelled once
+        if change.abandoned_by is not None:
+            return await self.settle(change.id, await self._payments.abandon(change.id, order))
         outcome = await self._payments.progress(change.id, order)
         if outcome is not None:
             return await self.settle(change.id, outcome)
@@ -205,7 +206,17 @@ class Settlement:
         now = wall_now()
         dead = and_(ChangeRow.status == "pending", ChangeRow.leased_until <= now)
         expired = and_(ChangeRow.status == "awaiting_checkout", ChangeRow.payment_expires_at <= now)
-        query = select(ChangeRow.id).where(or_(dead, expired)).order_by(ChangeRow.id).limit(limit)
+        given_up = and_(
+            ChangeRow.status == "awaiting_payment",
+            ChangeRow.abandoned_by.is_not(None),
+            ChangeRow.leased_until <= now,
+        )
+        query = (
+            select(ChangeRow.id)
+            .where(or_(dead, expired, given_up))
+            .order_by(ChangeRow.id)
+            .limit(limit)
+        )
         async with self._database.read() as session:
             return (await session.scalars(query)).all()
 
@@ -247,7 +258,7 @@ class Settlement:
     def _is_due(self, plan: ChangePlan, customer: ProviderCustomer) -> bool:
         """Whether something will have to be charged at once."""
         smallest_minor = smallest_charge_minor(plan.currency)
-        due = quotes.due(plan.total_minor, -customer.balance_minor, smallest_minor)
+        due = quotes.due(plan.invoice_total_minor, -customer.balance_minor, smallest_minor)
         return plan.invoiced_now and due.due_now_minor > 0
 
     async def _ask_for_a_card(self, change: ChangeRow, customer: ProviderCustomer) -> Committed:
@@ -344,6 +355,8 @@ class Settlement:
             change.status, action = "awaiting_payment", "change.awaiting_payment"
             change.hosted_url = outcome.hosted_url
             change.payment_expires_at = outcome.expires_at
+        elif change.abandoned_by is not None:
+            change.status, action = "canceled", "change.canceled"
         else:
             declined = outcome.kind is OutcomeKind.DECLINED
             change.status, action = "failed", "change.failed"
@@ -364,7 +377,7 @@ class Settlement:
         await record(
             session,
             now,
-            ledger.SYSTEM if change.created_by == "system" else Actor(change.created_by),
+            Actor(change.abandoned_by or change.created_by),
             row,
             action,
             object_type="change",
@@ -383,9 +396,12 @@ class Settlement:
 
     def _take_lines(self, change: ChangeRow, plan: ChangePlan, invoice: ProviderInvoice) -> None:
         """What was charged is what the provider says; where it is not ours, it is said aloud."""
-        change.lines = msgspec.to_builtins(as_provided(plan.lines, invoice))
-        change.total_minor = invoice.total_minor
-        tell_differences(plan.lines, invoice, change=change.id)
+        lines = as_provided(plan.invoice_lines, invoice)
+        if len(lines) == len(plan.invoice_lines):
+            lines = lines[len(plan.swept) :]  # the others are the lines of earlier changes
+        change.lines = msgspec.to_builtins(lines)
+        change.total_minor = sum(line.amount_minor for line in lines)
+        tell_differences(plan.invoice_lines, invoice, change=change.id)
 
     async def answer(self, change: ChangeRow) -> Committed:
         """What the caller is told of a change as it stands now: the same at every repetition."""

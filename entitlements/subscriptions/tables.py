@@ -121,6 +121,7 @@ class ChangeRow(Base):
     total_minor: Mapped[int] = mapped_column(BigInteger)
     mrr_delta_minor: Mapped[int] = mapped_column(BigInteger)
     invoice_provider_id: Mapped[str | None] = mapped_column(String(255))
+    abandoned_by: Mapped[str | None] = mapped_column(String(500))
     failure_code: Mapped[str | None] = mapped_column(String(64))
     decline_code: Mapped[str | None] = mapped_column(String(64))
     failure_message: Mapped[str | None] = mapped_column(Text)
