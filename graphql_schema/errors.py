@@ -37,15 +37,14 @@ class OneOperation(SchemaExtension):
     """A document with several operations names the one that is meant (GraphQL, section 6.1)."""
 
     def on_validate(self) -> Iterator[None]:
-        yield
         context = self.execution_context
         document = context.graphql_document
-        if document is None or context.pre_execution_errors or self._named():
-            return
-        operations = [d for d in document.definitions if isinstance(d, OperationDefinitionNode)]
-        if len(operations) > 1:
-            message = "operationName is needed: the document has several operations"
-            context.pre_execution_errors = [GraphQLError(message)]
+        if document is not None and not self._named():
+            operations = [d for d in document.definitions if isinstance(d, OperationDefinitionNode)]
+            if len(operations) > 1:
+                message = "operationName is needed: the document has several operations"
+                context.pre_execution_errors = [GraphQLError(message)]
+        yield
 
     def _named(self) -> bool:
         return self.execution_context._provided_operation_name is not None
