@@ -13,19 +13,13 @@ def recurring_minor(charges: Iterable[PricedCharge]) -> int:
     return sum(charge.amount_minor for charge in charges)
 
 
-def mrr_minor(charges: Iterable[PricedCharge], interval: Interval) -> int:
-    """The monthly value of one item (`licensed`), in minor units: the year ÷ 12, rounded once.
+def mrr_minor(exact: Fraction | int, interval: Interval) -> int:
+    """The monthly value of one item, of its exact amount per interval: rounded once.
 
     Metered use is no part of it. Sum these integers over items, never the fractions: a total
     is then the sum of what is shown.
 
-    >>> from decimal import Decimal
-    >>> from entitlements.catalog.model import *
-    >>> fee = Charge(id="fee", name="Fee", model=PricingModel.FLAT, prices=(),
-    ...     billing=BillingTime.IN_ADVANCE)
-    >>> usd = Price(currency="usd", interval=Interval.YEAR, flat_amount=Decimal(2000))
-    >>> mrr_minor([PricedCharge(fee, usd, 1, Fraction(200_000))], Interval.YEAR)
-    16667
+    >>> mrr_minor(200_000, Interval.YEAR), mrr_minor(200_000, Interval.MONTH)
+    (16667, 200000)
     """
-    exact = sum((charge.exact for charge in charges), Fraction(0))
-    return round_half_away(exact / interval.months)
+    return round_half_away(Fraction(exact) / interval.months)

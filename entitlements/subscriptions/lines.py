@@ -15,7 +15,8 @@ from entitlements.catalog.model import AnyPackage, Catalog, Charge
 from entitlements.kernel.money import round_half_away
 from entitlements.kernel.period import Interval, Period
 from entitlements.pricing import charges as priced
-from entitlements.pricing.proration import prorate
+from entitlements.pricing.mrr import mrr_minor
+from entitlements.pricing.proration import capped_credit, prorate
 from entitlements.pricing.quantities import charged_quantity
 from entitlements.subscriptions.invoice_line import Line, LineKind
 from entitlements.subscriptions.state import Subscription
@@ -123,8 +124,9 @@ class Book:
         left = held.period.fraction_left(at)
         for slot in slots:
             price = self.amount(slot, held.interval)
-            credit = prorate(min(price, charged_at(held, slot, price)), left)
-            if _worth_a_line(slot, prorate(price, left)):
+            potential = prorate(price, left)
+            credit = capped_credit(potential, prorate(charged_at(held, slot, price), left))
+            if _worth_a_line(slot, potential):
                 yield self._line(
                     LineKind.CREDIT,
                     slot,
@@ -177,7 +179,7 @@ class Book:
         for slot in slots:
             amount = self.amount(slot, interval)
             by_package[slot.package_id] = by_package.get(slot.package_id, Fraction(0)) + amount
-        return sum(round_half_away(amount / interval.months) for amount in by_package.values())
+        return sum(mrr_minor(amount, interval) for amount in by_package.values())
 
 
 def charged_at(held: Subscription, slot: Slot, price: Fraction) -> Fraction:

@@ -1,6 +1,7 @@
 """What a change does, decided without a database, a clock or a network."""
 
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -33,12 +34,12 @@ JUNE = Period(START, datetime(2025, 7, 1, tzinfo=UTC))
 
 
 def _flat(amount: str, year: str | None = None) -> list[dict[str, Any]]:
-    prices = {"usd": {"month": amount, "year": year or f"{float(amount) * 10:.2f}"}}
+    prices = {"usd": {"month": amount, "year": year or f"{Decimal(amount) * 10}"}}
     return [{"id": "fee", "name": "Fee", "model": "flat", "prices": prices}]
 
 
 def _seats(unit: str) -> dict[str, Any]:
-    prices = {"usd": {"month": unit, "year": f"{float(unit) * 10:.2f}"}}
+    prices = {"usd": {"month": unit, "year": f"{Decimal(unit) * 10}"}}
     return {"id": "seats", "name": "Seats", "model": "per_unit", "quantity": "seats",
             "prices": prices}  # fmt: skip
 
