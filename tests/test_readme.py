@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from entitlements.billing.webhooks import HANDLED
 from entitlements.server.demo import DemoState
 
 README = Path(__file__).parent.parent / "README.md"
@@ -108,3 +109,9 @@ def test_the_readme_names_every_setting_and_every_command() -> None:
     commands = [c.name or c.callback.__name__ for c in app.registered_commands if c.callback]
     for name in [*groups, *commands]:
         assert re.search(rf"\b{name}\b", text), name
+
+
+def test_the_billing_room_names_every_event_that_is_acted_on() -> None:
+    text = (README.parent / "entitlements" / "billing" / "README.md").read_text()
+    for name in HANDLED:
+        assert f"`{name}`" in text, name
