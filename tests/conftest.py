@@ -1,6 +1,7 @@
 """What the tests stand on: both databases, the sandbox over HTTP, the API, a clock to move."""
 
 import asyncio
+import os
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -30,9 +31,13 @@ from tests.api import Api
 from tests.events import WEBHOOK_SECRET
 from tests.postgres import NO_POSTGRESQL, postgresql
 
-# A busy machine is slow at making examples, too: no test of ours may depend on time.
+# A busy machine is slow at making examples, too: no test of ours may depend on time. A build tries
+# the same examples each time; whoever runs the tests by hand looks for new ones.
 hypothesis.settings.register_profile(
-    "ours", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    "ours",
+    deadline=None,
+    derandomize="CI" in os.environ,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("ours")
 
