@@ -14,6 +14,7 @@ from typing import NoReturn
 import msgspec
 import structlog
 from sqlalchemy import and_, or_, select, update
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from entitlements.audit.ledger import Actor
@@ -101,7 +102,6 @@ class Settlement:
     @asynccontextmanager
     async def working_on(self, change_id: str) -> AsyncIterator[None]:
         """Keep the lease of an intent for as long as the block runs."""
-
         done = asyncio.Event()
 
         async def renew() -> None:
@@ -111,12 +111,10 @@ class Settlement:
                         await done.wait()
                 if done.is_set():
                     return
-                async with self._database.write() as session:
-                    await session.execute(
-                        update(ChangeRow)
-                        .where(ChangeRow.id == change_id, ChangeRow.status.in_(UNSETTLED))
-                        .values(leased_until=wall_now() + LEASE)
-                    )
+                try:
+                    await self._renew_lease(change_id)
+                except SQLAlchemyError:  # the work itself will tell, if the database is gone
+                    log.warning("lease_not_renewed", change=change_id)
 
         renewing = asyncio.create_task(renew())
         try:
@@ -124,6 +122,14 @@ class Settlement:
         finally:
             done.set()
             await renewing
+
+    async def _renew_lease(self, change_id: str) -> None:
+        async with self._database.write() as session:
+            await session.execute(
+                update(ChangeRow)
+                .where(ChangeRow.id == change_id, ChangeRow.status.in_(UNSETTLED))
+                .values(leased_until=wall_now() + LEASE)
+            )
 
     async def finish(self, change_id: str) -> Committed:
         """Bring an unsettled change to its end, by what the provider says of it."""
