@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from entitlements.audit.tables import AuditEntryRow
@@ -171,7 +171,3 @@ async def entries(
         conditions.append(AuditEntryRow.id < after)
     query = select(AuditEntryRow).where(*conditions).order_by(AuditEntryRow.id.desc()).limit(first)
     return (await session.scalars(query)).all()
-
-
-async def count(session: AsyncSession) -> int:
-    return await session.scalar(select(func.count()).select_from(AuditEntryRow)) or 0

@@ -3,6 +3,7 @@
 A price is immutable there as a version is here: `pro@3/base/usd/month` never changes.
 """
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import Any
@@ -39,7 +40,7 @@ def lookup_key(slot: Slot, currency: str, interval: Interval) -> str:
     return f"{slot.package_id}@{slot.version}/{slot.charge_id}/{currency}/{interval}"
 
 
-def price_params(package: AnyPackage, charge: Charge, price: Price) -> dict[str, Any]:
+def price_params(charge: Charge, price: Price) -> dict[str, Any]:
     """A licensed charge's price as the provider writes it, in minor units.
 
     `included` and `minimum` cannot be said there: the quantity that is sent is already the
@@ -47,7 +48,6 @@ def price_params(package: AnyPackage, charge: Charge, price: Price) -> dict[str,
     """
     params: dict[str, Any] = {
         "currency": price.currency,
-        "nickname": f"{package.name}: {charge.name}"[:250],
         "recurring": {"interval": price.interval.value},
     }
     if charge.model in (PricingModel.VOLUME, PricingModel.GRADUATED):
@@ -68,6 +68,18 @@ def price_params(package: AnyPackage, charge: Charge, price: Price) -> dict[str,
     if charge.model is PricingModel.PACKAGE:
         params["transform_quantity"] = {"divide_by": charge.package_size, "round": "up"}
     return params
+
+
+def _slot_params(catalog: Catalog, slot: Slot, currency: str, interval: Interval) -> dict[str, Any]:
+    charge = catalog.version(slot.package_id, slot.version).charge(slot.charge_id)
+    price = charge.price(currency, interval)
+    assert price is not None
+    return price_params(charge, price)
+
+
+def _terms(params: Mapping[str, Any]) -> str:
+    """What a price says, in short."""
+    return hashlib.sha256(msgspec.json.encode(params, order="sorted")).hexdigest()[:32]
 
 
 def _minor(amount: Decimal, currency: str) -> Decimal:
@@ -98,9 +110,12 @@ class ProviderPrices:
         if missing:
             found = await self._find_at_provider(list(missing.values()))
             for slot, key in missing.items():
-                provider_id = found.get(key)
-                if provider_id is None:
-                    provider_id = await self._create(catalog, slot, key, currency, interval)
+                params = _slot_params(catalog, slot, currency, interval)
+                there = found.get(key)
+                if there is not None and there.metadata["terms"] == _terms(params):
+                    provider_id = there.id
+                else:
+                    provider_id = await self._create(catalog, slot, key, params)
                 await self._remember(slot, key, provider_id)
         return {slot: self._by_lookup_key[key] for slot, key in wanted.items()}
 
@@ -128,43 +143,48 @@ class ProviderPrices:
         slot = PricedSlot(row.package_id, row.version, row.charge_id)
         self._by_provider_id[row.provider_id] = slot
 
-    async def _find_at_provider(self, keys: list[str]) -> dict[str, str]:
-        """Prices that were made and not remembered: we died in between, or the database is new."""
-        found: dict[str, str] = {}
+    async def _find_at_provider(self, keys: list[str]) -> dict[str, stripe.Price]:
+        """Prices of ours that were made and not remembered: we died in between.
+
+        Another database in the same account may have used a lookup key for other terms: the price
+        says its own.
+        """
+        found: dict[str, stripe.Price] = {}
         for start in range(0, len(keys), LOOKUP_KEYS_PER_CALL):
             batch = keys[start : start + LOOKUP_KEYS_PER_CALL]
             prices = await self._client.v1.prices.list_async(
                 {"lookup_keys": batch, "limit": LOOKUP_KEYS_PER_CALL}
             )
-            found |= {price.lookup_key: price.id for price in prices.data if price.lookup_key}
+            found |= {
+                price.lookup_key: price
+                for price in prices.data
+                if price.lookup_key and "terms" in price.metadata
+            }
         return found
 
-    async def _create(
-        self, catalog: Catalog, slot: Slot, key: str, currency: str, interval: Interval
-    ) -> str:
+    async def _create(self, catalog: Catalog, slot: Slot, key: str, params: dict[str, Any]) -> str:
         package = catalog.version(slot.package_id, slot.version)
-        charge = package.charge(slot.charge_id)
-        price = charge.price(currency, interval)
-        assert price is not None
-        product_id = await self._ensure_product(package)
-        params = price_params(package, charge, price) | {
-            "product": product_id,
+        terms = _terms(params)
+        params |= {
+            "nickname": key,
+            "product": await self._ensure_product(package),
             "lookup_key": key,
-            "metadata": {"package": package.version_id, "charge": charge.id},
+            "transfer_lookup_key": True,
+            "metadata": {"package": package.version_id, "charge": slot.charge_id, "terms": terms},
         }
         created = await self._client.v1.prices.create_async(
             params,  # type: ignore[arg-type]
-            {"idempotency_key": f"price:{key}"},
+            {"idempotency_key": f"price:{key}:{terms}"},
         )
         return created.id
 
     async def _ensure_product(self, package: AnyPackage) -> str:
-        """One product per package, under an id of ours; its name may be edited at the provider."""
+        """One product per package, under an id of ours; its name may be edited there."""
         product_id = f"package_{package.id}"
         try:
             await self._client.v1.products.create_async(
                 {"id": product_id, "name": package.name, "metadata": {"package": package.id}},
-                {"idempotency_key": f"product:{package.id}:{package.version}"},
+                {"idempotency_key": f"product:{package.id}:{_terms({'name': package.name})}"},
             )
         except stripe.InvalidRequestError as error:
             if error.code != "resource_already_exists":

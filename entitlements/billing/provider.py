@@ -131,7 +131,7 @@ class StripeProvider:
             params["test_clock"] = await self._test_clock()
         created = await self._client.v1.customers.create_async(
             params,  # type: ignore[arg-type]
-            {"idempotency_key": f"customer:{customer.id}:create"},
+            {"idempotency_key": f"customer:{customer.key}:create"},
         )
         return created.id
 
@@ -141,7 +141,7 @@ class StripeProvider:
             attached = await self._client.v1.payment_methods.attach_async(
                 method,
                 {"customer": provider_id},
-                {"idempotency_key": f"customer:{customer.id}:attach:{method}"},
+                {"idempotency_key": f"customer:{customer.key}:attach:{method}"},
             )
         except stripe.CardError as error:
             raise _declined(error) from error
@@ -152,7 +152,7 @@ class StripeProvider:
         await self._client.v1.customers.update_async(
             provider_id,
             {"invoice_settings": {"default_payment_method": attached.id}},
-            {"idempotency_key": f"customer:{customer.id}:default:{attached.id}"},
+            {"idempotency_key": f"customer:{customer.key}:default:{attached.id}"},
         )
 
     async def customer(self, provider_id: str) -> ProviderCustomer | None:

@@ -5,7 +5,7 @@ come late, twice and in any order.
 """
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Annotated, Any
 
 import msgspec
@@ -191,15 +191,6 @@ class Webhooks:
                 event.error = error
                 event.status = "failed" if event.attempts >= ATTEMPTS else "received"
                 event.due_at = wall_now() + _backoff(event.attempts)
-
-    async def next_due(self) -> datetime | None:
-        async with self._database.read() as session:
-            return await session.scalar(
-                select(WebhookEventRow.due_at)
-                .where(WebhookEventRow.status == "received")
-                .order_by(WebhookEventRow.due_at)
-                .limit(1)
-            )
 
 
 def _backoff(attempts: int) -> timedelta:

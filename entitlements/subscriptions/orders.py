@@ -36,6 +36,7 @@ def order_of(row: CustomerRow, state: CustomerState, plan: ChangePlan) -> Billin
     return BillingOrder(
         customer=BillingCustomer(
             id=row.id,
+            key=row.sequence,
             name=row.name,
             email=row.email,
             provider_id=row.provider_id,

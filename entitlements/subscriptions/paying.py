@@ -55,7 +55,11 @@ class PayingService:
         try:
             provided = await self._payments.ensure_customer(
                 BillingCustomer(
-                    id=row.id, name=row.name, email=row.email, provider_id=row.provider_id
+                    id=row.id,
+                    key=row.sequence,
+                    name=row.name,
+                    email=row.email,
+                    provider_id=row.provider_id,
                 )
             )
         except PaymentDeclined as error:  # no card is attached here
@@ -92,7 +96,7 @@ class PayingService:
             return Paid(invoice.id, customer.id, None)
         if invoice.status != "open":
             raise Conflict(f"the invoice is {invoice.status}", code="NOT_OPEN")
-        outcome = await self._payments.pay(invoice.provider_id, f"pay:{customer.id}:{key}")
+        outcome = await self._payments.pay(invoice.provider_id, f"pay:{customer.sequence}:{key}")
         assert customer.provider_id is not None
         await self._sync.customer(customer.provider_id)
         async with self._database.write() as session:

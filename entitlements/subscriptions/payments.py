@@ -19,9 +19,14 @@ from entitlements.subscriptions.state import SubscriptionStatus
 
 
 class BillingCustomer(msgspec.Struct, frozen=True, kw_only=True):
-    """Whom to bill. `provider_id` is None until the provider has met the customer."""
+    """Whom to bill. `provider_id` is None until the provider has met the customer.
+
+    `key` names the customer in idempotency keys: unlike `id` it is never the same in two databases
+    that share an account.
+    """
 
     id: str
+    key: str
     name: str | None
     email: str | None
     provider_id: str | None
