@@ -24,11 +24,12 @@ LOOKUP_KEYS_PER_CALL = 10
 
 
 class PricedSlot(msgspec.Struct, frozen=True):
-    """Which charge of which version a provider's price is."""
+    """Which charge of which version a provider's price is, and for which interval."""
 
     package_id: str
     version: int
     charge_id: str
+    interval: Interval
 
     @property
     def key(self) -> str:
@@ -140,7 +141,8 @@ class ProviderPrices:
 
     def _keep(self, row: ProviderPriceRow) -> None:
         self._by_lookup_key[row.lookup_key] = row.provider_id
-        slot = PricedSlot(row.package_id, row.version, row.charge_id)
+        interval = Interval(row.lookup_key.rpartition("/")[2])
+        slot = PricedSlot(row.package_id, row.version, row.charge_id, interval)
         self._by_provider_id[row.provider_id] = slot
 
     async def _find_at_provider(self, keys: list[str]) -> dict[str, stripe.Price]:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import stripe
 import structlog
 
-from entitlements.billing.prices import ProviderPrices
+from entitlements.billing.prices import PricedSlot, ProviderPrices
 from entitlements.catalog.model import Catalog, ProrationMode
 from entitlements.kernel.clock import Clock, wall_now
 from entitlements.kernel.errors import (
@@ -25,8 +25,8 @@ from entitlements.kernel.errors import (
 )
 from entitlements.kernel.period import Period, add_months, to_second
 from entitlements.storage.unit_of_work import Database
-from entitlements.subscriptions.invoice_line import Line, LineKind
-from entitlements.subscriptions.lines import bills_at_zero
+from entitlements.subscriptions.invoice_line import Allocation, Line, LineKind
+from entitlements.subscriptions.lines import allocations_of, bills_at_zero
 from entitlements.subscriptions.payments import (
     BillingCustomer,
     BillingOrder,
@@ -634,6 +634,7 @@ class StripeProvider:
             pages = await self._client.v1.invoices.line_items.list_async(found.id, {"limit": 100})
             lines = [line async for line in pages.auto_paging_iter()]
         slots = await self.prices.slots(filter(None, map(_price_id, lines)))
+        catalog = await self._catalog()
         details = found.parent.subscription_details if found.parent else None
         return ProviderInvoice(
             id=None if preview else found.id,
@@ -648,7 +649,9 @@ class StripeProvider:
             starting_balance_minor=found.starting_balance,
             ending_balance_minor=found.ending_balance,
             hosted_url=getattr(found, "hosted_invoice_url", None),
-            lines=tuple(_line(line, slots) for line in lines if line.amount or line.quantity),
+            lines=tuple(
+                _line(catalog, line, slots) for line in lines if line.amount or line.quantity
+            ),
             lines_complete=not (preview and found.lines.has_more),
         )
 
@@ -711,8 +714,16 @@ def _checkout(session: Any) -> Checkout:
     )
 
 
-def _line(line: stripe.InvoiceLineItem, slots: Mapping[str, Any]) -> Line:
+def _line(catalog: Catalog, line: stripe.InvoiceLineItem, slots: Mapping[str, PricedSlot]) -> Line:
     slot = slots.get(_price_id(line) or "")
+    allocations: tuple[Allocation, ...] = ()
+    if slot is not None:
+        package = catalog.version(slot.package_id, slot.version)
+        charge = package.charge(slot.charge_id)
+        quantity = line.quantity or 0
+        allocations = allocations_of(
+            catalog, package, charge, line.amount, quantity, line.currency, slot.interval
+        )
     parent = line.parent.subscription_item_details if line.parent else None
     credited = bool(parent and parent.proration_details and parent.proration_details.credited_items)
     return Line(
@@ -725,6 +736,7 @@ def _line(line: stripe.InvoiceLineItem, slots: Mapping[str, Any]) -> Line:
         quantity=line.quantity,
         period=_period(line.period.start, line.period.end),
         amount_minor=line.amount,
+        allocations=allocations,
     )
 
 

@@ -31,8 +31,8 @@ from entitlements.services import Services, opened_services
 from entitlements.settings import Settings, load_settings
 from entitlements.storage.engine import create_engine
 from entitlements.subscriptions.change import Authority
+from entitlements.subscriptions.request import ChangeRequest
 from entitlements.subscriptions.service import Caller
-from entitlements.subscriptions.target import ChangeRequest
 
 SANDBOX_KEY = "sk_test_entitlements_demo"
 SHUTDOWN_SECONDS = 3

@@ -24,8 +24,10 @@ from entitlements.catalog.model import (
 )
 from entitlements.kernel.errors import Conflict, Issue, ValidationFailed
 from entitlements.kernel.period import Interval, Period, to_second
+from entitlements.subscriptions.composition import TargetItem, add_ons_held
 from entitlements.subscriptions.invoice_line import Line
 from entitlements.subscriptions.lines import Book, Slot, replacements, slots_of
+from entitlements.subscriptions.request import ChangeRequest
 from entitlements.subscriptions.state import (
     IN_ARREARS,
     CustomerState,
@@ -33,7 +35,7 @@ from entitlements.subscriptions.state import (
     held_package,
     held_plan,
 )
-from entitlements.subscriptions.target import ChangeRequest, Target, TargetItem, product_of
+from entitlements.subscriptions.target import Target, product_of
 
 
 class Authority(StrEnum):
@@ -167,7 +169,8 @@ def _direction(
 ) -> tuple[ChangeDirection, list[ChangeRule]]:
     """What kind of change it is, and the policy's rules that apply to its parts.
 
-    By plan rank first; within a plan by quantity, then by what is added and removed.
+    By plan rank first; within a plan by quantity, then by what is added and removed, whether by
+    itself or inside a bundle.
     """
     policy = product.policy
     if held is None:
@@ -188,14 +191,12 @@ def _direction(
         rules.append(policy.upgrade if upgrade else policy.downgrade)
         return (ChangeDirection.UPGRADE if upgrade else ChangeDirection.DOWNGRADE), rules
     seats = _compare(held.quantities, target.quantities)
-    packages = _compare(
-        {i.package_id: i.quantity for i in held.items},
-        {i.package_id: i.quantity for i in target.items},
-    )
+    packages = _compare(add_ons_held(catalog, held.items), add_ons_held(catalog, target.items))
     versions = {i.package_id: i.version for i in held.items}
     moved = any(versions.get(i.package_id, i.version) != i.version for i in target.items)
+    regrouped = versions.keys() != {i.package_id for i in target.items}  # bundles from or to parts
     more, less = seats[0] or packages[0], seats[1] or packages[1]
-    if more or moved:
+    if more or moved or (regrouped and not less):
         rules.append(policy.upgrade)
     if less and not more:
         rules.append(policy.downgrade)
@@ -434,7 +435,7 @@ def _describe(
 ) -> str:
     """One sentence for people: "Professional instead of Starter, Advanced Analytics added"."""
     if direction is ChangeDirection.NEW or held is None:
-        extra = [target.package(i).name for i in target.items[1:]]
+        extra = [target.package(i).name for i in target.items if i.package_id != target.plan.id]
         return " with ".join([f"Start {product.name} {target.plan.name}", *extra[:1]]) + "".join(
             f", {name}" for name in extra[1:]
         )

@@ -11,14 +11,14 @@ from typing import Protocol
 
 import msgspec
 
-from entitlements.catalog.model import AnyPackage, Catalog, Charge
+from entitlements.catalog.model import AnyPackage, Bundle, Catalog, Charge
 from entitlements.kernel.money import round_half_away
 from entitlements.kernel.period import Interval, Period
 from entitlements.pricing import charges as priced
 from entitlements.pricing.mrr import mrr_minor
-from entitlements.pricing.proration import capped_credit, prorate
+from entitlements.pricing.proration import allocate, capped_credit, prorate
 from entitlements.pricing.quantities import charged_quantity
-from entitlements.subscriptions.invoice_line import Line, LineKind
+from entitlements.subscriptions.invoice_line import Allocation, Line, LineKind
 from entitlements.subscriptions.state import Subscription
 
 
@@ -132,6 +132,7 @@ class Book:
                     slot,
                     "Unused time on ",
                     Period(at, held.period.end),
+                    held.interval,
                     -credit,
                 )
 
@@ -148,21 +149,38 @@ class Book:
                     slot,
                     "" if left == 1 else "Remaining time on ",
                     Period(max(at, period.start), period.end),
+                    interval,
                     amount_minor,
                 )
 
     def _line(
-        self, kind: LineKind, slot: Slot, prefix: str, period: Period, amount_minor: int
+        self,
+        kind: LineKind,
+        slot: Slot,
+        prefix: str,
+        period: Period,
+        interval: Interval,
+        amount_minor: int,
     ) -> Line:
+        package, charge = self._charge(slot)
         return Line(
             kind=kind,
             package_id=slot.package_id,
             version=slot.version,
             charge_id=slot.charge_id,
-            description=prefix + _title(*self._charge(slot), slot),
+            description=prefix + _title(package, charge, slot),
             quantity=slot.quantity,
             period=period,
             amount_minor=amount_minor,
+            allocations=allocations_of(
+                self._catalog,
+                package,
+                charge,
+                amount_minor,
+                slot.quantity,
+                self._currency,
+                interval,
+            ),
         )
 
     def charged_at(self, slot: Slot, held: Subscription) -> Fraction:
@@ -180,6 +198,26 @@ class Book:
             amount = self.amount(slot, interval)
             by_package[slot.package_id] = by_package.get(slot.package_id, Fraction(0)) + amount
         return sum(mrr_minor(amount, interval) for amount in by_package.values())
+
+
+def allocations_of(
+    catalog: Catalog,
+    package: AnyPackage,
+    charge: Charge,
+    amount_minor: int,
+    quantity: int,
+    currency: str,
+    interval: Interval,
+) -> tuple[Allocation, ...]:
+    """A bundle's line over its modules; nothing for a package that is not a bundle.
+
+    `quantity` is the line's: where its charge counts a level, that is the level bought.
+    """
+    if not isinstance(package, Bundle):
+        return ()
+    bought = {charge.quantity_feature: quantity} if charge.quantity_feature else {}
+    shares = allocate(catalog, package, charge, amount_minor, bought, currency, interval)
+    return tuple(Allocation(s.package.id, s.package.version, s.amount_minor) for s in shares)
 
 
 def charged_at(held: Subscription, slot: Slot, price: Fraction) -> Fraction:

@@ -240,7 +240,10 @@ def as_provided(engine: Sequence[Line], provided: ProviderInvoice) -> tuple[Line
         return provided.lines
     return tuple(
         msgspec.structs.replace(
-            line, id=theirs[line_name(line)].id, amount_minor=theirs[line_name(line)].amount_minor
+            line,
+            id=theirs[line_name(line)].id,
+            amount_minor=theirs[line_name(line)].amount_minor,
+            allocations=theirs[line_name(line)].allocations,
         )
         for line in engine
     )

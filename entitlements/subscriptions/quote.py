@@ -16,7 +16,7 @@ from entitlements.kernel.signing import InvalidToken, Signer
 from entitlements.subscriptions.change import Authority, ChangePlan
 from entitlements.subscriptions.holdings import EntitlementChange
 from entitlements.subscriptions.invoice_line import Line
-from entitlements.subscriptions.target import ChangeRequest
+from entitlements.subscriptions.request import ChangeRequest
 
 VALID_FOR = timedelta(minutes=15)
 _PURPOSE = "quote"

@@ -17,6 +17,7 @@ from entitlements.kernel.signing import Signer
 from entitlements.storage.unit_of_work import Database
 from entitlements.subscriptions import quote as quotes
 from entitlements.subscriptions.change import Authority, plan_change
+from entitlements.subscriptions.composition import add_ons_held
 from entitlements.subscriptions.holdings import entitlement_changes
 from entitlements.subscriptions.orders import order_of, tell_differences
 from entitlements.subscriptions.payments import (
@@ -28,9 +29,9 @@ from entitlements.subscriptions.records import (
     load_state,
     refuse_while_unsettled,
 )
+from entitlements.subscriptions.request import ChangeRequest
 from entitlements.subscriptions.state import CustomerState
 from entitlements.subscriptions.tables import CustomerRow
-from entitlements.subscriptions.target import ChangeRequest
 
 
 class Quoting:
@@ -111,7 +112,7 @@ class Quoting:
         if not isinstance(add_on, AddOn):
             raise ValidationFailed.of("addOnId", "UNKNOWN_PACKAGE", f"{add_on_id!r} is not sold")
         held = state.live(add_on.product_id)
-        has = sum(i.quantity for i in held.items if i.package_id == add_on_id) if held else 0
+        has = add_ons_held(catalog, held.items)[add_on_id] if held else 0
         request = ChangeRequest(product_id=add_on.product_id, add_ons={add_on_id: has + quantity})
         return await self.quote_state(row, state, request, authority)
 

@@ -42,10 +42,10 @@ from entitlements.subscriptions.records import (
     record,
     refuse_while_unsettled,
 )
+from entitlements.subscriptions.request import ChangeRequest
 from entitlements.subscriptions.return_urls import ReturnUrls
 from entitlements.subscriptions.settlement import LEASE, WAITING, Committed, Settlement
 from entitlements.subscriptions.tables import ChangeRow, CustomerRow, SubscriptionRow
-from entitlements.subscriptions.target import ChangeRequest
 
 WAIT_FOR_OWN_INTENT_SECONDS = 10
 

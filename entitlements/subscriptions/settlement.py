@@ -56,9 +56,9 @@ from entitlements.subscriptions.records import (
     refuse_while_unsettled,
     store_plan,
 )
+from entitlements.subscriptions.request import ChangeRequest
 from entitlements.subscriptions.return_urls import ReturnUrls
 from entitlements.subscriptions.tables import ChangeRow, CustomerRow, SubscriptionRow
-from entitlements.subscriptions.target import ChangeRequest
 
 log = structlog.get_logger()
 

@@ -8,6 +8,7 @@ import msgspec
 
 from entitlements.catalog.model import AnyPackage, Catalog, Plan, Policy
 from entitlements.kernel.period import Interval, Period
+from entitlements.pricing.selection import parts_of
 from entitlements.subscriptions.invoice_line import Line
 
 
@@ -113,9 +114,9 @@ def held_package(catalog: Catalog, item: Item) -> AnyPackage:
 
 
 def held_plan(catalog: Catalog, subscription: Subscription) -> tuple[Item, Plan] | None:
-    """The plan of a subscription, at the version held."""
+    """The plan of a subscription, at the version held: by itself, or in a bundle."""
     for item in subscription.items:
-        package = held_package(catalog, item)
-        if isinstance(package, Plan):
-            return item, package
+        for part in parts_of(catalog, held_package(catalog, item)):
+            if isinstance(part.package, Plan):
+                return item, part.package
     return None

@@ -2,59 +2,18 @@
 
 from collections.abc import Iterable, Mapping
 
-import msgspec
-
-from entitlements.catalog.model import (
-    AddOn,
-    AnyPackage,
-    Bundle,
-    Catalog,
-    ChangeTiming,
-    Plan,
-    Product,
-    ProrationMode,
-)
+from entitlements.catalog.model import AddOn, AnyPackage, Bundle, Catalog, Plan, Product
 from entitlements.kernel.errors import Issue, ValidationFailed
 from entitlements.kernel.period import Interval
 from entitlements.pricing.quantities import first_bought
-from entitlements.pricing.selection import Selected, broken_relations, most_to_buy
+from entitlements.pricing.selection import Part, Selected, broken_relations, most_to_buy
+from entitlements.subscriptions.composition import Composer, TargetItem, parts_held
 from entitlements.subscriptions.lines import slots_of
-from entitlements.subscriptions.state import (
-    CustomerState,
-    Item,
-    Subscription,
-    held_package,
-    held_plan,
-)
+from entitlements.subscriptions.request import ChangeRequest
+from entitlements.subscriptions.state import CustomerState, Subscription, held_package
 
 MAX_PROVIDER_ITEMS = 20
 MAX_QUANTITY = 1_000_000
-
-
-class ChangeRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What is wanted, not what is to be added. What is not named stays as it is; 0 removes."""
-
-    product_id: str | None = None
-    plan_id: str | None = None
-    interval: Interval | None = None
-    quantities: Mapping[str, int] = {}
-    add_ons: Mapping[str, int] = {}
-    bundles: Mapping[str, int] = {}
-    timing: ChangeTiming | None = None
-    proration: ProrationMode | None = None
-    reason: str | None = None
-    to_latest_versions: bool = False
-    cancel: bool = False
-
-
-class TargetItem(msgspec.Struct, frozen=True, kw_only=True):
-    """A package as it is to be held; `item_id` names the held item that it continues."""
-
-    package_id: str
-    version: int
-    entitlements_version: int
-    quantity: int
-    item_id: str | None = None
 
 
 _KINDS: Mapping[str, type[AnyPackage]] = {"planId": Plan, "addOns": AddOn, "bundles": Bundle}
@@ -132,9 +91,9 @@ class Target:
         self.removed_add_ons: list[str] = []
         self.currency = held.currency if held else state.currency
         self.interval = request.interval or (held.interval if held else self._default_interval())
-        self.plan, plan_item = self._plan()
-        self.items = [plan_item, *self._add_ons()]
-        self._drop_what_no_longer_fits()
+        self._composer = Composer(catalog, held, request)
+        self.items = self._composed()
+        self.issues += self._composer.issues
         self._check_relations()
         self.quantities = self._quantities(levels_in_use)
         self._check_prices()
@@ -151,43 +110,17 @@ class Target:
     def _refuse(self, path: tuple[str, ...], code: str, message: str) -> None:
         self.issues.append(Issue(path, code, message))
 
-    def _plan(self) -> tuple[Plan, TargetItem]:
-        found = held_plan(self.catalog, self.held) if self.held else None
-        wanted = self.request.plan_id
-        if found is not None and wanted in (None, found[1].id):
-            return self._as_plan(self._continued(found[0], 1))
-        if wanted is None:
-            raise ValidationFailed.of(
-                "planId", "PLAN_REQUIRED", f"choose a plan of {self.product.name} first"
-            )
-        return self._as_plan(self._fresh(wanted, 1))
+    @property
+    def parts(self) -> list[Part]:
+        """The plan and the add-ons to be held, components of bundles included."""
+        return parts_held(self.catalog, self.items)
 
-    def _as_plan(self, item: TargetItem) -> tuple[Plan, TargetItem]:
-        plan = self.package(item)
-        assert isinstance(plan, Plan)
-        return plan, item
+    @property
+    def plan(self) -> Plan:
+        return next(p.package for p in self.parts if isinstance(p.package, Plan))
 
-    def _continued(self, item: Item, quantity: int) -> TargetItem:
-        """What is held goes on at its version, unless the request gives that up."""
-        if self.request.to_latest_versions and item.package_id in self.catalog.current:
-            fresh = self._fresh(item.package_id, quantity)
-            return msgspec.structs.replace(fresh, item_id=item.id)
-        return TargetItem(
-            package_id=item.package_id,
-            version=item.version,
-            entitlements_version=item.entitlements_version,
-            quantity=quantity,
-            item_id=item.id,
-        )
-
-    def _fresh(self, package_id: str, quantity: int) -> TargetItem:
-        version = self.catalog.current[package_id].version
-        return TargetItem(
-            package_id=package_id, version=version, entitlements_version=version, quantity=quantity
-        )
-
-    def _add_ons(self) -> Iterable[TargetItem]:
-        wanted = {**self.request.add_ons, **self.request.bundles}
+    def _composed(self) -> list[TargetItem]:
+        """What is to be held, without what a change of plan leaves no room for."""
         for field, quantities in (
             ("addOns", self.request.add_ons),
             ("bundles", self.request.bundles),
@@ -196,49 +129,25 @@ class Target:
                 if not 0 <= quantity <= MAX_QUANTITY:
                     message = f"a quantity is from 0 to {MAX_QUANTITY}"
                     self._refuse((field, package_id, "quantity"), "QUANTITY_OUT_OF_RANGE", message)
-        seen = set()
-        for item in self.held.items if self.held else ():
-            if isinstance(held_package(self.catalog, item), Plan):
-                continue
-            seen.add(item.package_id)
-            quantity = wanted.get(item.package_id, item.quantity)
-            if quantity > 0:
-                yield self._continued(item, quantity)
-        for package_id, quantity in wanted.items():
-            if package_id not in seen and quantity > 0:
-                yield self._fresh(package_id, quantity)
+        while True:
+            self.items = self._composer.items(self.removed_add_ons)
+            unfit = dict.fromkeys(part.package.id for part in self.parts if self._unfit(part))
+            if not unfit:
+                return self.items
+            self.removed_add_ons += unfit
 
-    def _drop_what_no_longer_fits(self) -> None:
-        """A plan change drops held add-ons that do not fit it, and what requires those.
+    def _unfit(self, part: Part) -> bool:
+        """Whether a held add-on does not fit the plan, or lacks what has gone for that reason.
 
         What the request itself names is refused instead, by `_check_relations`.
         """
-        named = {**self.request.add_ons, **self.request.bundles}
-        while True:
-            ids = self._ids_held()
-            dropped = [
-                item
-                for item in self.items[1:]
-                if item.package_id not in named
-                and isinstance(package := self.package(item), AddOn)
-                and (
-                    not package.fits(self.plan.id)
-                    or (self.removed_add_ons and not ids.issuperset(package.requires))
-                )
-            ]
-            if not dropped:
-                return
-            self.items = [item for item in self.items if item not in dropped]
-            self.removed_add_ons += [item.package_id for item in dropped]
-
-    def _ids_held(self) -> set[str]:
-        """Every package id held, components of bundles included."""
-        ids = {item.package_id for item in self.items}
-        for item in self.items:
-            package = self.package(item)
-            if isinstance(package, Bundle):
-                ids.update(component.package_id for component in package.components)
-        return ids
+        named = part.package.id in self.request.add_ons or part.held.id in self.request.bundles
+        if named or not isinstance(part.package, AddOn):
+            return False
+        if not part.package.fits(self.plan.id):
+            return True
+        there = {other.package.id for other in self.parts}
+        return bool(self.removed_add_ons) and not there.issuperset(part.package.requires)
 
     def _check_relations(self) -> None:
         """What may not be held together is refused, at what the request names of it."""
@@ -257,9 +166,12 @@ class Target:
         return ("planId",)
 
     def _removed_although_required_by(self, package_id: str) -> str | None:
-        package = next(self.package(i) for i in self.items if i.package_id == package_id)
-        requires = package.requires if isinstance(package, AddOn) else ()
-        return next((other for other in requires if self.request.add_ons.get(other) == 0), None)
+        for part in self.parts:
+            if part.held.id == package_id and isinstance(part.package, AddOn):
+                for other in part.package.requires:
+                    if self.request.add_ons.get(other) == 0:
+                        return other
+        return None
 
     def _quantities(self, levels_in_use: Mapping[str, int]) -> dict[str, int]:
         """The levels bought: as named, else as held, else the most of minimum, 1 and in use."""

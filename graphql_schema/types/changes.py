@@ -16,7 +16,7 @@ from entitlements.subscriptions import invoice_line, tables
 from entitlements.subscriptions import quote as quotes
 from entitlements.subscriptions.change import ChangeDirection
 from entitlements.subscriptions.invoice_line import LineKind
-from entitlements.subscriptions.target import ChangeRequest
+from entitlements.subscriptions.request import ChangeRequest
 from graphql_schema.context import Info
 from graphql_schema.types.catalog import (
     AddOn,

@@ -11,8 +11,8 @@ from entitlements.kernel.clock import SettableClock
 from entitlements.services import Services, opened_services
 from entitlements.settings import Settings
 from entitlements.subscriptions.change import Authority
+from entitlements.subscriptions.request import ChangeRequest
 from entitlements.subscriptions.service import Caller
-from entitlements.subscriptions.target import ChangeRequest
 from tests.conftest import START, publish
 
 CALLER = Caller(Actor("test"), Authority.SERVICE)

@@ -21,13 +21,13 @@ from entitlements.subscriptions.change import (
     plan_change,
 )
 from entitlements.subscriptions.holdings import after_change
+from entitlements.subscriptions.request import ChangeRequest
 from entitlements.subscriptions.state import (
     CustomerState,
     HeldCharge,
     Subscription,
     SubscriptionStatus,
 )
-from entitlements.subscriptions.target import ChangeRequest
 
 START = datetime(2025, 6, 1, tzinfo=UTC)
 JUNE = Period(START, datetime(2025, 7, 1, tzinfo=UTC))
