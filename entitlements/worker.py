@@ -1,4 +1,4 @@
-"""What is due and nobody waits for: webhooks received, changes whose process died.
+"""What is due and nobody waits for: webhooks received, changes whose process died, seals.
 
 What is due is data with an instant; this loop is the only thing that looks for it. Any number of
 workers may run: leases see to it that each thing is done once.
@@ -7,8 +7,11 @@ workers may run: leases see to it that each thing is done once.
 import asyncio
 import contextlib
 
+import msgspec
 import structlog
+from sqlalchemy.exc import IntegrityError
 
+from entitlements.audit import seals
 from entitlements.kernel.errors import ServiceError
 from entitlements.services import Services
 
@@ -30,7 +33,23 @@ async def work_once(services: Services, *, inbox_only: bool = False) -> int:
         except ServiceError as error:
             log.info("change_finished_with_error", change=change_id, code=error.code)
         done += 1
-    return done
+    return done + await seal_ledger(services)
+
+
+async def seal_ledger(services: Services) -> int:
+    """Seal the ledger once an hour, and say so where logs are kept; how many seals were made."""
+    async with services.database.read() as session:
+        if not await seals.is_due(session):
+            return 0
+    try:
+        async with services.database.write() as session:
+            newest, is_new = await seals.seal(session, services.signer)
+    except IntegrityError:  # another worker was faster
+        return 0
+    if newest is None or not is_new:
+        return 0
+    log.info("audit_sealed", seal=msgspec.to_builtins(newest))
+    return 1
 
 
 async def work(services: Services, stop: asyncio.Event, *, inbox_only: bool = False) -> None:

@@ -5,12 +5,12 @@ predecessor, so that streams never wait for each other and nothing in one can be
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from entitlements.audit.tables import AuditEntryRow
@@ -120,38 +120,31 @@ def entry_hash(entry: AuditEntryRow) -> str:
     return hashlib.sha256(msgspec.json.encode(fields, order="sorted")).hexdigest()
 
 
-class Verification(msgspec.Struct, frozen=True):
-    """`first_broken` is the first entry, in order of stream and sequence, that does not add up."""
-
-    ok: bool
-    entries: int
-    first_broken: AuditEntryRow | None = None
-
-
-async def verify(session: AsyncSession, stream: str | None = None) -> Verification:
-    """Prove every chain, or one: no gap, every link and every hash right."""
-    query = select(AuditEntryRow).order_by(AuditEntryRow.stream, AuditEntryRow.sequence)
-    if stream is not None:
-        query = query.where(AuditEntryRow.stream == stream)
-    entries = 0
-    previous: AuditEntryRow | None = None
-    async for entry in await session.stream_scalars(query.execution_options(yield_per=500)):
-        if previous is not None and previous.stream != entry.stream:
-            previous = None
-        expected = (previous.sequence + 1, previous.hash) if previous else (1, None)
-        entries += 1
-        linked = (entry.sequence, entry.previous_hash) == expected
-        if not linked or entry.hash != entry_hash(entry):
-            return Verification(False, entries, entry)
-        previous = entry
-        session.expunge(entry)
-    return Verification(True, entries)
-
-
 async def entries(
     session: AsyncSession, filter: AuditFilter, *, first: int, after: str | None
 ) -> Sequence[AuditEntryRow]:
     """Up to `first` entries, newest first, older than the entry `after`."""
+    conditions = _conditions(filter)
+    if after is not None:
+        conditions.append(AuditEntryRow.id < after)
+    query = select(AuditEntryRow).where(*conditions).order_by(AuditEntryRow.id.desc()).limit(first)
+    return (await session.scalars(query)).all()
+
+
+async def every(session: AsyncSession, filter: AuditFilter) -> AsyncIterator[AuditEntryRow]:
+    """All entries, oldest first, however many: a few hundred are in memory at a time."""
+    query = select(AuditEntryRow).where(*_conditions(filter)).order_by(AuditEntryRow.id)
+    async for entry in await session.stream_scalars(query.execution_options(yield_per=500)):
+        yield entry
+        session.expunge(entry)
+
+
+async def count(session: AsyncSession, filter: AuditFilter) -> int:
+    query = select(func.count()).select_from(AuditEntryRow).where(*_conditions(filter))
+    return await session.scalar(query) or 0
+
+
+def _conditions(filter: AuditFilter) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = [
         column == value
         for column, value in (
@@ -167,7 +160,4 @@ async def entries(
         conditions.append(AuditEntryRow.at >= filter.from_)
     if filter.to is not None:
         conditions.append(AuditEntryRow.at < filter.to)
-    if after is not None:
-        conditions.append(AuditEntryRow.id < after)
-    query = select(AuditEntryRow).where(*conditions).order_by(AuditEntryRow.id.desc()).limit(first)
-    return (await session.scalars(query)).all()
+    return conditions

@@ -1,4 +1,4 @@
-"""The ledger's one table. Rows are only ever added: triggers of the migration refuse the rest."""
+"""Entries and seals. Rows are only ever added: triggers of the migrations refuse the rest."""
 
 from datetime import datetime
 from typing import Any
@@ -32,3 +32,16 @@ class AuditEntryRow(Base):
     currency: Mapped[str | None] = mapped_column(String(3))
     previous_hash: Mapped[str | None] = mapped_column(String(64))
     hash: Mapped[str] = mapped_column(String(64))
+
+
+class AuditSealRow(Base):
+    """The heads of the streams that moved since the seal before, under a key that is not here."""
+
+    __tablename__ = "audit_seal"
+
+    sequence: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    at: Mapped[datetime] = mapped_column(Instant)  # wall time
+    heads: Mapped[Any] = mapped_column(Json)  # {stream: [sequence, hash]}
+    previous_mac: Mapped[str | None] = mapped_column(String(64))
+    kid: Mapped[str] = mapped_column(String(12))
+    mac: Mapped[str] = mapped_column(String(64))

@@ -3,6 +3,7 @@
 import secrets
 import threading
 import time
+from datetime import datetime
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, o, u
 _lock = threading.Lock()
@@ -18,6 +19,15 @@ def new_id(prefix: str) -> str:
     with _lock:
         _last_us = max(time.time_ns() // 1000, _last_us + 1)
         number = (_last_us << 66) | secrets.randbits(66)
+    return _written(prefix, number)
+
+
+def first_id_at(prefix: str, at: datetime) -> str:
+    """What no id made at `at` (wall time) or later sorts before."""
+    return _written(prefix, int(at.timestamp()) * 1_000_000 << 66)
+
+
+def _written(prefix: str, number: int) -> str:
     return f"{prefix}_" + "".join(_ALPHABET[(number >> shift) & 31] for shift in range(125, -1, -5))
 
 

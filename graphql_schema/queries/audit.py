@@ -4,7 +4,7 @@ from typing import Annotated
 
 import strawberry
 
-from entitlements.audit import ledger
+from entitlements.audit import ledger, seals
 from entitlements.audit.tables import AuditEntryRow
 from graphql_schema.context import Info
 from graphql_schema.permissions import Guarded
@@ -41,14 +41,20 @@ class AuditQueries:
 
     @strawberry.field(
         extensions=[Guarded()],
-        description="Read and check every chain, or one: as slow as they are long.",
+        description="Read and check every seal and chain, or one: as slow as they are long.",
     )
     async def verify_audit(
         self,
         info: Info,
         stream: Annotated[str | None, strawberry.argument(description="Only this chain.")] = None,
     ) -> AuditVerification:
-        async with info.context.services.database.read() as session:
-            found = await ledger.verify(session, stream)
-        broken = AuditEntry.of(found.first_broken) if found.first_broken else None
-        return AuditVerification(ok=found.ok, entries=BigInt(found.entries), first_broken=broken)
+        services = info.context.services
+        async with services.database.read() as session:
+            found = await seals.verify(session, services.signer, stream)
+        return AuditVerification(
+            ok=found.ok,
+            entries=BigInt(found.entries),
+            seals=BigInt(found.seals),
+            first_broken=AuditEntry.of(found.first_broken) if found.first_broken else None,
+            problem=found.problem,
+        )

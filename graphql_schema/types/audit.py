@@ -69,13 +69,17 @@ class AuditConnection:
 
 
 @strawberry.type(
-    description="Whether every chain adds up: no gap, every link and every hash right."
+    description="Whether every chain and seal adds up: no gap, every link, hash and head right."
 )
 class AuditVerification:
     ok: bool = strawberry.field(description="True where the ledger is consistent in itself.")
     entries: BigInt = strawberry.field(description="How many entries were read.")
+    seals: BigInt = strawberry.field(description="How many seals were checked.")
     first_broken: AuditEntry | None = strawberry.field(
-        description="The first entry that does not add up."
+        description="The first entry that does not add up; null too where one is missing."
+    )
+    problem: str | None = strawberry.field(
+        description="What is wrong, in words; also of an entry or a seal that is missing."
     )
 
 

@@ -4,10 +4,11 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from entitlements.audit import ledger
+from entitlements.audit import ledger, seals
 from entitlements.audit.ledger import Actor
 from entitlements.kernel.clock import wall_now
 from entitlements.kernel.errors import ValidationFailed
+from entitlements.kernel.signing import Signer
 from entitlements.server.migrations import differences, is_at_head, migrate
 from entitlements.services import build_services
 from entitlements.settings import load_settings
@@ -48,43 +49,22 @@ async def _append(database: Database) -> None:
 
 
 @pytest.mark.parametrize(
-    "statement", ["UPDATE audit_entry SET actor = 'nobody'", "DELETE FROM audit_entry"]
+    "statement",
+    [
+        "UPDATE audit_entry SET actor = 'nobody'",
+        "DELETE FROM audit_entry",
+        "UPDATE audit_seal SET kid = ''",
+        "DELETE FROM audit_seal",
+    ],
 )
 async def test_the_database_itself_refuses_to_change_the_ledger(
     database_url: str, statement: str
 ) -> None:
     database = Database(create_engine(database_url))
     await _append(database)
+    async with database.write() as session:
+        await seals.seal(session, Signer(["a secret"]))
     with pytest.raises(DBAPIError, match="append-only"):
         async with database.write() as session:
             await session.execute(text(statement))
-    await database.close()
-
-
-@pytest.mark.parametrize(
-    "tampering",
-    ["UPDATE audit_entry SET actor = 'nobody' WHERE sequence = 2",
-     "DELETE FROM audit_entry WHERE sequence = 2"],
-)  # fmt: skip
-async def test_tampering_behind_the_triggers_is_found_at_the_first_broken_entry(
-    database_url: str, tampering: str
-) -> None:
-    database = Database(create_engine(database_url))
-    for _ in range(4):
-        await _append(database)
-    async with database.read() as session:
-        whole = await ledger.verify(session)
-    assert (whole.ok, whole.entries) == (True, 4)
-    async with database.write() as session:
-        for trigger in ("update", "delete"):
-            if not database.is_postgresql:
-                await session.execute(text(f"DROP TRIGGER audit_entry_no_{trigger}"))
-        if database.is_postgresql:
-            await session.execute(text("DROP TRIGGER audit_entry_append_only ON audit_entry"))
-        await session.execute(text(tampering))
-    async with database.read() as session:
-        broken = await ledger.verify(session)
-    assert not broken.ok
-    assert broken.first_broken is not None
-    assert broken.first_broken.sequence == (2 if "UPDATE" in tampering else 3)
     await database.close()
