@@ -156,7 +156,7 @@ class Composer:
     def _bought(
         self, path: tuple[str, ...], held: Item | None, package_id: str, quantity: int
     ) -> Iterable[TargetItem]:
-        if held is None and package_id not in self._catalog.current:
+        if held is None and self._latest(package_id) is None:
             words = f"{package_id!r} is not sold by itself any more"
             self.issues.append(Issue(path, "UNKNOWN_PACKAGE", words))
             return []
@@ -164,13 +164,13 @@ class Composer:
 
     def _held_on(self, held: Item | None, package_id: str, quantity: int) -> TargetItem:
         """What is held goes on at its version, unless the request gives that up."""
-        current = self._catalog.current.get(package_id)
-        if held is None or (self._request.to_latest_versions and current is not None):
-            assert current is not None
+        latest = self._latest(package_id)
+        if held is None or (self._request.to_latest_versions and latest is not None):
+            assert latest is not None
             return TargetItem(
                 package_id=package_id,
-                version=current.version,
-                entitlements_version=current.version,
+                version=latest,
+                entitlements_version=latest,
                 quantity=quantity,
                 item_id=held.id if held else None,
             )
@@ -181,6 +181,11 @@ class Composer:
             quantity=quantity,
             item_id=held.id,
         )
+
+    def _latest(self, package_id: str) -> int | None:
+        """At which version it is bought now; None if it is not sold any more."""
+        current = self._catalog.current.get(package_id)
+        return self._request.versions.get(package_id, current.version if current else None)
 
 
 def _is_plan(package: AnyPackage) -> bool:

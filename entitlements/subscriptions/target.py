@@ -24,7 +24,7 @@ def product_of(catalog: Catalog, state: CustomerState, request: ChangeRequest) -
     issues: list[Issue] = []
     found: dict[str, None] = {}
     for path, package_id in _named(request):
-        package = _package_named(catalog, state, package_id)
+        package = _package_named(catalog, state, request, package_id)
         if package is None or type(package) is not _KINDS[path[0]]:
             issues.append(Issue(path, "UNKNOWN_PACKAGE", f"{package_id!r} is not sold"))
         else:
@@ -60,8 +60,12 @@ def _named(request: ChangeRequest) -> Iterable[tuple[tuple[str, ...], str]]:
             yield (field, package_id), package_id
 
 
-def _package_named(catalog: Catalog, state: CustomerState, package_id: str) -> AnyPackage | None:
-    """A package on sale, or one that is retired and still held."""
+def _package_named(
+    catalog: Catalog, state: CustomerState, request: ChangeRequest, package_id: str
+) -> AnyPackage | None:
+    """A package on sale, or one that was promised, or is retired and still held."""
+    if package_id in request.versions:
+        return catalog.version(package_id, request.versions[package_id])
     if package_id in catalog.current:
         return catalog.current[package_id]
     for subscription in state.subscriptions:

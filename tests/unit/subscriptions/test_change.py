@@ -49,7 +49,7 @@ def _add_on(id: str, amount: str, **more: Any) -> dict[str, Any]:
             "charges": _flat(amount), **more}  # fmt: skip
 
 
-def catalog_of(**product: Any) -> Catalog:
+def catalog_of(after: Catalog = Catalog.EMPTY, **product: Any) -> Catalog:
     """Four tiers at $100 to $400, seats in the third, and add-ons that know each other."""
     document = {
         "currencies": ["usd"],
@@ -81,7 +81,9 @@ def catalog_of(**product: Any) -> Catalog:
         ],
     }  # fmt: skip
     draft = parse(document)
-    return publish(draft, Catalog.EMPTY, revision=1, effective_at=START, published_at=START).catalog
+    return publish(
+        draft, after, revision=after.revision + 1, effective_at=START, published_at=START
+    ).catalog
 
 
 NOW = {"policy": {"downgrade": {"timing": "now", "proration": "invoice_now"}}}
@@ -330,3 +332,11 @@ def test_in_arrears_only_cancelling_is_open_and_credits_nothing() -> None:
         plan(state, day(11), plan_id="two")
     ended = plan(state, day(11), product_id="app", cancel=True)
     assert (ended.timing, ended.lines, ended.void_open_invoices) == (ChangeTiming.NOW, (), True)
+
+
+def test_a_promised_version_is_bought_though_the_catalog_has_moved_on() -> None:
+    dearer = catalog_of(CATALOG, **NOW, add_ons=[_add_on("a", "15.00")])
+    later = plan(on("one"), day(16), add_ons={"a": 1}, catalog=dearer)
+    promised = plan(on("one"), day(16), add_ons={"a": 1}, versions={"a": 1}, catalog=dearer)
+    retired = plan(on("one"), day(16), add_ons={"c": 1}, versions={"c": 1}, catalog=dearer)
+    assert [amounts(done) for done in (later, promised, retired)] == [[750], [500], [1500]]
