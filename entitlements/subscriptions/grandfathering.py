@@ -1,0 +1,215 @@
+"""Grandfathering: when somebody who holds an older version moves to a newer one, and to what price.
+
+A published policy speaks to all who hold a lower version of its package, of the price and of the
+entitlements apart. Nothing here reads a clock or a database: what is due follows from the policies,
+the terms held and the billing calendar.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime, timedelta
+from decimal import Decimal
+from fractions import Fraction
+from itertools import count, islice
+
+import msgspec
+
+from entitlements.catalog.proposals import GrandfatherPolicy, Policy
+from entitlements.kernel.money import round_rate
+from entitlements.kernel.period import Interval, add_months
+
+LIST = Decimal(1)
+
+
+class PublishedPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """What a published version says of those who hold a lower one. Notice counts from then."""
+
+    version: int
+    published_at: datetime
+    policy: Policy
+
+
+class Calendar(msgspec.Struct, frozen=True):
+    """How a subscription is billed from `anchor` on, until it began another calendar."""
+
+    anchor: datetime
+    interval: Interval
+    until: datetime | None = None
+
+
+class Terms(msgspec.Struct, frozen=True, kw_only=True):
+    """What an item is on. Every amount of `version` counts times `price_factor`, 1 being list;
+    while it is below, each renewal raises it by at most `cap_percent`."""
+
+    version: int
+    entitlements_version: int
+    price_factor: Decimal = LIST
+    cap_percent: Decimal | None = None
+
+
+ListRecurring = Callable[[int], Fraction]
+"""What a version costs per interval at list, at the quantity held; in minor units, exact."""
+
+
+def renewals_after(calendars: Iterable[Calendar], at: datetime) -> Iterator[datetime]:
+    """The renewals later than an instant, in order. A period that a change begins is none.
+
+    >>> from datetime import UTC
+    >>> monthly = Calendar(datetime(2026, 1, 31, tzinfo=UTC), Interval.MONTH)
+    >>> [r.day for r in islice(renewals_after([monthly], monthly.anchor), 3)]
+    [28, 31, 30]
+    """
+    for calendar in calendars:
+        months = calendar.interval.months
+        elapsed = (at.year - calendar.anchor.year) * 12 + at.month - calendar.anchor.month
+        for k in count(max(1, elapsed // months - 1)):
+            renewal = add_months(calendar.anchor, k * months)
+            if calendar.until is not None and renewal >= calendar.until:
+                break
+            if renewal > at:
+                yield renewal
+
+
+def due_at(
+    kind: GrandfatherPolicy, published: PublishedPolicy, calendars: Sequence[Calendar]
+) -> datetime | None:
+    """When a policy moves a holder; None: never.
+
+    AT_RENEWAL 2 with 45 days of notice, published on January 15 and billed on the 1st, would move
+    on March 1, and may, since March 1 is 45 days later:
+
+    >>> from datetime import UTC
+    >>> policy = Policy(package_id="pro", price=GrandfatherPolicy.AT_RENEWAL, renewals=2,
+    ...     notice_days=45)
+    >>> said = PublishedPolicy(
+    ...     version=2, published_at=datetime(2026, 1, 15, tzinfo=UTC), policy=policy)
+    >>> first = [Calendar(datetime(2025, 6, 1, tzinfo=UTC), Interval.MONTH)]
+    >>> due_at(policy.price, said, first).isoformat()
+    '2026-03-01T00:00:00+00:00'
+    """
+    policy, published_at = published.policy, published.published_at
+    noticed_at = published_at + timedelta(days=policy.notice_days or 0)
+    match kind:
+        case GrandfatherPolicy.KEEP:
+            return None
+        case GrandfatherPolicy.NOW if noticed_at == published_at:
+            return published_at
+        case GrandfatherPolicy.AT_RENEWAL:
+            nth = islice(renewals_after(calendars, published_at), (policy.renewals or 1) - 1, None)
+            return next(renewal for renewal in nth if renewal >= noticed_at)
+        case GrandfatherPolicy.KEEP_UNTIL:
+            assert policy.until is not None
+            noticed_at = max(noticed_at, policy.until)
+    renewals = renewals_after(calendars, published_at)
+    return next(renewal for renewal in renewals if renewal >= noticed_at)
+
+
+def terms_at(
+    terms: Terms,
+    policies: Sequence[PublishedPolicy],
+    calendars: Sequence[Calendar],
+    at: datetime,
+    list_recurring: ListRecurring,
+    *,
+    renewal: bool,
+) -> Terms:
+    """What an item is on once everything that is due by `at` has moved, the highest version last.
+
+    `renewal` says that a period begins then: what is below list rises by its cap.
+
+    From $100 to $150 at no more than 20 % a renewal takes three: $120, $144, $150.
+
+    >>> from datetime import UTC
+    >>> policy = Policy(package_id="pro", price=GrandfatherPolicy.AT_RENEWAL, renewals=1,
+    ...     max_increase_percent=Decimal(20))
+    >>> said = [PublishedPolicy(
+    ...     version=2, published_at=datetime(2026, 1, 15, tzinfo=UTC), policy=policy)]
+    >>> first = [Calendar(datetime(2025, 6, 1, tzinfo=UTC), Interval.MONTH)]
+    >>> held, paid = Terms(version=1, entitlements_version=1), []
+    >>> price = {1: Fraction(10000), 2: Fraction(15000)}
+    >>> for renewal in islice(renewals_after(first, said[0].published_at), 4):
+    ...     held = terms_at(held, said, first, renewal, price.__getitem__, renewal=True)
+    ...     paid.append(round(price[held.version] * Fraction(held.price_factor)))
+    >>> paid
+    [12000, 14400, 15000, 15000]
+    """
+    price = _due(terms.version, policies, calendars, at, lambda policy: policy.price)
+    features = _due(
+        terms.entitlements_version, policies, calendars, at, lambda policy: policy.entitlements
+    )
+    if price is not None:
+        before = list_recurring(terms.version) * Fraction(terms.price_factor)
+        cap = price.policy.max_increase_percent
+        terms = Terms(
+            version=price.version,
+            entitlements_version=terms.entitlements_version,
+            price_factor=_capped(before, list_recurring(price.version), cap),
+            cap_percent=cap,
+        )
+    elif renewal and terms.price_factor < LIST and terms.cap_percent is not None:
+        raised = Fraction(terms.price_factor) * _rise(terms.cap_percent)
+        terms = msgspec.structs.replace(terms, price_factor=_factor(raised))
+    if terms.price_factor == LIST:
+        terms = msgspec.structs.replace(terms, cap_percent=None)
+    return msgspec.structs.replace(
+        terms,
+        entitlements_version=max(
+            terms.version, terms.entitlements_version, features.version if features else 0
+        ),
+    )
+
+
+def next_move_at(
+    terms: Terms,
+    policies: Sequence[PublishedPolicy],
+    calendars: Sequence[Calendar],
+    at: datetime,
+    kind: Callable[[Policy], GrandfatherPolicy],
+    *,
+    version: int,
+) -> datetime | None:
+    """When the price (or, by `kind`, the entitlements) moves next from `version`; None: never.
+
+    What is overdue (its migration was paused or rolled back) moves at the next renewal.
+    """
+    waiting = [
+        due
+        for one in policies
+        if one.version > version and (due := due_at(kind(one.policy), one, calendars)) is not None
+    ]
+    if not waiting:
+        return None
+    following = next(renewals_after(calendars, at))
+    return min(due if due > at else following for due in waiting)
+
+
+def _due(
+    version: int,
+    policies: Sequence[PublishedPolicy],
+    calendars: Sequence[Calendar],
+    at: datetime,
+    kind: Callable[[Policy], GrandfatherPolicy],
+) -> PublishedPolicy | None:
+    """The highest version that somebody on `version` is to be on by an instant."""
+    due = [
+        one
+        for one in policies
+        if one.version > version
+        and (when := due_at(kind(one.policy), one, calendars)) is not None
+        and when <= at
+    ]
+    return max(due, key=lambda one: one.version, default=None)
+
+
+def _capped(before: Fraction, list_price: Fraction, cap_percent: Decimal | None) -> Decimal:
+    """min(1, (1 + cap) × old ÷ new), to 12 decimals (DESIGN 9)."""
+    if cap_percent is None or not list_price:
+        return LIST
+    return _factor(before * _rise(cap_percent) / list_price)
+
+
+def _rise(cap_percent: Decimal) -> Fraction:
+    return 1 + Fraction(cap_percent) / 100
+
+
+def _factor(exact: Fraction) -> Decimal:
+    return min(LIST, round_rate(exact))
