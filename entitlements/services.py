@@ -17,7 +17,7 @@ from entitlements.billing.provider import StripeProvider
 from entitlements.billing.webhooks import Webhooks
 from entitlements.catalog.service import CatalogService
 from entitlements.kernel.clock import Clock, SettableClock, WallClock
-from entitlements.kernel.errors import Conflict, Issue, ValidationFailed
+from entitlements.kernel.errors import Conflict, Issue, ServiceError, ValidationFailed
 from entitlements.kernel.period import add_months, to_second
 from entitlements.kernel.signing import Signer
 from entitlements.settings import Settings
@@ -25,7 +25,9 @@ from entitlements.storage.engine import create_engine
 from entitlements.storage.feed import ChangeFeed
 from entitlements.storage.installation import installation, lock_installation
 from entitlements.storage.unit_of_work import Database
+from entitlements.subscriptions.alignment import Alignment
 from entitlements.subscriptions.customers import CustomerService
+from entitlements.subscriptions.due import Due
 from entitlements.subscriptions.paying import PayingService
 from entitlements.subscriptions.quoting import Quoting
 from entitlements.subscriptions.return_urls import ReturnUrls
@@ -33,9 +35,15 @@ from entitlements.subscriptions.service import Caller, ChangeService
 from entitlements.subscriptions.settlement import Settlement
 from entitlements.subscriptions.state import SubscriptionStatus
 from entitlements.subscriptions.sync import ProviderSync
-from entitlements.subscriptions.tables import CustomerRow, SubscriptionItemRow, SubscriptionRow
+from entitlements.subscriptions.tables import (
+    ChangeRow,
+    CustomerRow,
+    SubscriptionItemRow,
+    SubscriptionRow,
+)
 
 CLOCK_YEARS_AT_MOST = 10
+STEPS_AT_MOST = 10_000
 FOLLOW_TRIES = 20
 FOLLOW_PAUSE_SECONDS = 0.1
 
@@ -53,6 +61,8 @@ class Services:
     customers: CustomerService
     changes: ChangeService
     settlement: Settlement
+    alignment: Alignment
+    due: Due
     sync: ProviderSync
     paying: PayingService
     payments: StripeProvider
@@ -77,9 +87,14 @@ class SandboxClock:
             self.clock = clock or SettableClock()
         self._payments: StripeProvider | None = None
         self._sync: ProviderSync | None = None
+        self._due: Due | None = None
+        self._alignment: Alignment | None = None
 
-    def connect(self, payments: StripeProvider, sync: ProviderSync) -> None:
+    def connect(
+        self, payments: StripeProvider, sync: ProviderSync, due: Due, alignment: Alignment
+    ) -> None:
         self._payments, self._sync = payments, sync
+        self._due, self._alignment = due, alignment
 
     async def load(self) -> None:
         """Go on where the clock was set last, by this process or another."""
@@ -129,18 +144,34 @@ class SandboxClock:
         return to
 
     async def pass_until(self, to: datetime, *, stays: bool) -> None:
-        """Move both clocks, and take over what happened on the way.
+        """Move both clocks, and let happen what is due on the way, theirs and ours, in order.
 
         `stays`: from now on the clock only moves by hand, also after a restart.
         """
+        assert self._due is not None
+        for _ in range(STEPS_AT_MOST):
+            at = await self._due.next_at(to)
+            if at is None:
+                break
+            await self._step(max(at, self.clock.now()), stays=stays)
+        await self._step(to, stays=stays)
+
+    async def _step(self, to: datetime, *, stays: bool) -> None:
         assert isinstance(self.clock, SettableClock)
         assert self._payments is not None
+        assert self._due is not None
+        assert self._alignment is not None
         await self._payments.advance_clock(to)
         if stays:
             async with self._database.write() as session:
                 (await lock_installation(session)).sandbox_now = to
         self.clock.set(to)
         await self._follow(to)
+        for customer_id in await self._due.customers():
+            await self._due.apply(customer_id)
+        for subscription_id in await self._alignment.waiting():
+            with contextlib.suppress(ServiceError):  # it is logged, and the worker tries again
+                await self._alignment.align(subscription_id)
 
     async def _follow(self, to: datetime) -> None:
         """Take over what the provider did meanwhile, without waiting for its webhooks."""
@@ -169,11 +200,17 @@ class SandboxClock:
 
 
 async def _held_versions(session: AsyncSession) -> set[str]:
-    """Every package version that somebody holds, as `pro@3`."""
+    """Every package version that somebody holds or is about to, as `pro@3`."""
     held = await session.execute(
         select(SubscriptionItemRow.package_id, SubscriptionItemRow.version).distinct()
     )
-    return {f"{package_id}@{version}" for package_id, version in held}
+    return {f"{package_id}@{version}" for package_id, version in held} | {
+        f"{package_id}@{version}"
+        for request in await session.scalars(
+            select(ChangeRow.request).where(ChangeRow.status.in_(("pending", "scheduled")))
+        )
+        for package_id, version in request.get("versions", {}).items()
+    }
 
 
 async def build_services(settings: Settings, *, clock: SettableClock | None = None) -> Services:
@@ -201,12 +238,25 @@ async def build_services(settings: Settings, *, clock: SettableClock | None = No
     )
     return_urls = _return_urls(settings)
     quoting = Quoting(database, catalog.current, service_clock, signer, payments)
-    settlement = Settlement(database, service_clock, payments, quoting, return_urls)
-    changes = ChangeService(
-        database, catalog.current, service_clock, payments, quoting, settlement, return_urls
+    due = Due(database, catalog.current, service_clock)
+    alignment = Alignment(database, catalog.current, service_clock, payments)
+    settlement = Settlement(
+        database, catalog.current, service_clock, payments, quoting, alignment, return_urls
     )
     sync = ProviderSync(database, catalog.current, service_clock, payments, settlement)
-    sandbox_clock.connect(payments, sync)
+    changes = ChangeService(
+        database,
+        catalog.current,
+        service_clock,
+        payments,
+        quoting,
+        settlement,
+        alignment,
+        due,
+        sync,
+        return_urls,
+    )
+    sandbox_clock.connect(payments, sync, due, alignment)
     customers = CustomerService(database, catalog.current, service_clock, sandbox=settings.sandbox)
     feed.start()
     return Services(
@@ -219,6 +269,8 @@ async def build_services(settings: Settings, *, clock: SettableClock | None = No
         customers=customers,
         changes=changes,
         settlement=settlement,
+        alignment=alignment,
+        due=due,
         sync=sync,
         payments=payments,
         paying=PayingService(database, service_clock, payments, sync, return_urls),

@@ -1,4 +1,5 @@
-"""What is due and nobody waits for: webhooks received, changes whose process died, seals.
+"""What is due and nobody waits for: webhooks received, scheduled changes, changes whose process
+died, what the provider has still to be told, seals.
 
 What is due is data with an instant; this loop is the only thing that looks for it. Any number of
 workers may run: leases see to it that each thing is done once.
@@ -27,12 +28,17 @@ async def work_once(services: Services, *, inbox_only: bool = False) -> int:
     done = await services.webhooks.work()
     if inbox_only:
         return done
+    for customer_id in await services.due.customers():
+        done += await services.due.apply(customer_id)
     for change_id in await services.settlement.unfinished():
         try:
             await services.settlement.finish(change_id)
         except ServiceError as error:
             log.info("change_finished_with_error", change=change_id, code=error.code)
         done += 1
+    for subscription_id in await services.alignment.waiting():
+        with contextlib.suppress(ServiceError):  # it is logged, and tried again
+            done += await services.alignment.align(subscription_id)
     return done + await seal_ledger(services)
 
 

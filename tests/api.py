@@ -66,6 +66,15 @@ class Api:
         found = await self.ask(PURCHASE, input=input)
         return found["purchaseAddOn"]
 
+    async def cancel(self, key: str, **input: Any) -> Any:
+        """Cancel the product of a customer."""
+        found = await self.ask(CANCEL, input={"idempotencyKey": key, **input})
+        return found["cancelSubscription"]
+
+    async def take_back(self, change_id: str) -> Any:
+        found = await self.ask(TAKE_BACK, id=change_id)
+        return found["cancelScheduledChange"]
+
     async def access(self, customer_id: str | None, feature_id: str, **more: Any) -> Any:
         found = await self.ask(
             """query ($customerId: ID, $featureId: ID!, $quantity: BigInt! = "1",
@@ -138,12 +147,17 @@ COMMIT = f"""mutation ($token: String!, $key: String!) {{
 PURCHASE = f"""mutation ($input: PurchaseAddOnInput!) {{
   purchaseAddOn(input: $input) {{ {_CHANGE} }} }}"""
 
+CANCEL = f"""mutation ($input: CancelSubscriptionInput!) {{
+  cancelSubscription(input: $input) {{ {_CHANGE} }} }}"""
+
+TAKE_BACK = f"""mutation ($id: ID!) {{ cancelScheduledChange(id: $id) {{ {_CHANGE} }} }}"""
+
 CUSTOMER = """query ($id: ID) { customer(id: $id) { id revision creditBalance { amountMinor }
   paymentMethod { brand last4 }
   subscriptions { id status interval plan { versionId } recurring { amountMinor }
     mrr { amountMinor } items { package { versionId } quantity recurring { amountMinor } }
     quantities { feature { id } quantity } currentPeriod { start end } cancelAt
-    scheduledChanges { id description } }
+    scheduledChanges { id description effectiveAt change { id status } } }
   changes { nodes { id status direction total { amountMinor } failure { code }
     lines { kind amount { amountMinor } } } }
   invoices { nodes { status total { amountMinor } amountDue { amountMinor }

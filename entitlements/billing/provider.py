@@ -6,11 +6,13 @@ later look tells whether the change arrived.
 """
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
+import msgspec
 import stripe
 import structlog
 
@@ -23,7 +25,7 @@ from entitlements.kernel.errors import (
     PaymentProviderUnavailable,
     ValidationFailed,
 )
-from entitlements.kernel.period import Period, add_months, to_second
+from entitlements.kernel.period import Interval, Period, add_months, to_second
 from entitlements.storage.unit_of_work import Database
 from entitlements.subscriptions.invoice_line import Allocation, Line, LineKind
 from entitlements.subscriptions.lines import allocations_of, bills_at_zero
@@ -32,6 +34,8 @@ from entitlements.subscriptions.payments import (
     BillingOrder,
     Checkout,
     CheckoutStatus,
+    Future,
+    HeldSlot,
     Outcome,
     OutcomeKind,
     ProviderCustomer,
@@ -249,6 +253,10 @@ class StripeProvider:
         return await self._applied(subscription)
 
     async def _update(self, change_id: str, order: BillingOrder, subscription_id: str) -> Outcome:
+        if order.release:
+            found = await self._client.v1.subscriptions.retrieve_async(subscription_id)
+            if (schedule_id := _id(found.schedule)) is not None:
+                await self._release(schedule_id)
         changes = await self._items(order)
         params: dict[str, Any] = {"metadata": {"change": change_id}}
         if changes.items:
@@ -296,7 +304,7 @@ class StripeProvider:
         catalog = await self._catalog()
         after = [slot for slot in order.after if not slot.metered]
         prices = await self.prices.ensure(catalog, after, order.currency, order.interval)
-        held = {h.slot.key: h for h in order.before if not h.slot.metered}
+        held = {h.slot.key: h for h in await self._known(order) if not h.slot.metered}
         staying = {slot.key for slot in after}
         items: list[dict[str, Any]] = []
         for slot in after:
@@ -315,6 +323,19 @@ class StripeProvider:
             return _ItemChanges(items, [], "error_if_incomplete")
         items += [{"id": item_id, "quantity": 0} for item_id in gone]
         return _ItemChanges(items, gone, "pending_if_incomplete")
+
+    async def _known(self, order: BillingOrder) -> list[HeldSlot]:
+        """What is held, under the item ids that the provider has for it now."""
+        held = list(order.before)
+        if order.subscription_provider_id is None or all(h.provider_item_id for h in held):
+            return held
+        there = (await self._subscription(order.subscription_provider_id)).items
+        ids = {item.key: item.id for item in there}
+        return [
+            HeldSlot(h.slot, ids.get(h.slot.key, h.provider_item_id))
+            for h in held
+            if h.provider_item_id or h.slot.key in ids
+        ]
 
     async def _sweep(
         self, change_id: str, subscription: ProviderSubscription, emptied: list[str]
@@ -460,7 +481,6 @@ class StripeProvider:
         change_id: str,
         subscription_provider_id: str,
         *,
-        at_end: bool | None,
         invoice_now: bool,
         prorate: bool,
         void_open: bool,
@@ -468,18 +488,11 @@ class StripeProvider:
         async with _provider_errors():
             await self._follow_clock()
             try:
-                if at_end is not None:
-                    await self._client.v1.subscriptions.update_async(
-                        subscription_provider_id,
-                        {"cancel_at_period_end": at_end, "metadata": {"change": change_id}},
-                        {"idempotency_key": f"{change_id}:cancel_at_end:{at_end}"},
-                    )
-                else:
-                    await self._client.v1.subscriptions.cancel_async(
-                        subscription_provider_id,
-                        {"invoice_now": invoice_now, "prorate": prorate},
-                        {"idempotency_key": f"{change_id}:cancel"},
-                    )
+                await self._client.v1.subscriptions.cancel_async(
+                    subscription_provider_id,
+                    {"invoice_now": invoice_now, "prorate": prorate},
+                    {"idempotency_key": f"{change_id}:cancel"},
+                )
                 if void_open:
                     await self._void_open(change_id, subscription_provider_id)
             except stripe.InvalidRequestError as error:
@@ -494,6 +507,99 @@ class StripeProvider:
             await self._client.v1.invoices.void_invoice_async(
                 invoice.id, {}, {"idempotency_key": f"{change_id}:void:{invoice.id}"}
             )
+
+    # ── what happens at the period's end ─────────────────────────────────────
+
+    async def set_future(
+        self, key: str, subscription_provider_id: str, future: Future
+    ) -> ProviderSubscription:
+        async with _provider_errors():
+            await self._follow_clock()
+            try:
+                await self._set_future(key, subscription_provider_id, future)
+            except stripe.InvalidRequestError as error:
+                log.error("stripe_refused", future=key, param=error.param, code=error.code)
+                raise Conflict(str(error.user_message or error), code="PROVIDER_REFUSED") from error
+            return await self._subscription(subscription_provider_id)
+
+    async def _set_future(self, key: str, subscription_id: str, future: Future) -> None:
+        """Read what is planned, and change what is not as wanted: any number of times.
+
+        A schedule says in its metadata what it was made for. One with a single phase does nothing:
+        somebody died before writing the second.
+        """
+        subscriptions = self._client.v1.subscriptions
+        found = await subscriptions.retrieve_async(subscription_id, {"expand": ["schedule"]})
+        if _STATUS[found.status] is SubscriptionStatus.CANCELED:
+            return
+        phase = await self._next_phase(future)
+        wanted = _digest(phase) if phase else None
+        schedule: Any = found.schedule
+        if phase and schedule and _metadata(schedule.metadata).get("future") == wanted:
+            return
+        if schedule is not None and (phase is None or len(schedule.phases) > 1):
+            await self._release(schedule.id)
+            schedule = None
+        if (found.cancel_at is None) is not (future.cancel_at is None):
+            ends = future.cancel_at is not None
+            at_end = ends or found.cancel_at_period_end
+            await subscriptions.update_async(
+                subscription_id,
+                {"cancel_at_period_end": ends} if at_end else {"cancel_at": ""},
+                {"idempotency_key": f"{key}:ends:{ends}"},
+            )
+        if phase is not None:
+            await self._plan_phase(f"{key}:{wanted}", subscription_id, schedule, phase)
+
+    async def _next_phase(self, future: Future) -> dict[str, Any] | None:
+        """What a subscription goes on as, in the provider's terms; its first period is enough."""
+        if future.slots is None:
+            return None
+        slots = [slot for slot in future.slots if not slot.metered]
+        catalog = await self._catalog()
+        prices = await self.prices.ensure(catalog, slots, future.currency, future.interval)
+        phase: dict[str, Any] = {
+            "items": [{"price": prices[slot], "quantity": slot.billable} for slot in slots],
+            "duration": {"interval": future.interval.value, "interval_count": 1},
+            "proration_behavior": "none",
+        }
+        return phase | ({"billing_cycle_anchor": "phase_start"} if future.new_anchor else {})
+
+    async def _plan_phase(
+        self, key: str, subscription_id: str, schedule: Any, phase: dict[str, Any]
+    ) -> None:
+        """One schedule of two phases: the running period as it is, then the next; then released."""
+        schedules = self._client.v1.subscription_schedules
+        if schedule is None:
+            schedule = await schedules.create_async(
+                {"from_subscription": subscription_id}, {"idempotency_key": f"{key}:schedule"}
+            )
+        running = schedule.phases[0]
+        present: dict[str, Any] = {
+            "items": [
+                {"price": _id(item.price)}
+                | ({} if item.quantity is None else {"quantity": item.quantity})
+                for item in running["items"]
+            ],
+            "start_date": running.start_date,
+            "end_date": running.end_date,
+            "proration_behavior": "none",
+        }
+        present |= {"trial_end": running.trial_end} if running.trial_end else {}
+        params: Any = {
+            "phases": [present, phase],
+            "end_behavior": "release",
+            "metadata": {"future": _digest(phase)},
+        }
+        await schedules.update_async(
+            schedule.id, params, {"idempotency_key": f"{key}:phases:{schedule.id}"}
+        )
+
+    async def _release(self, schedule_id: str) -> None:
+        """Let a subscription go on without its schedule; a schedule is released once."""
+        await self._client.v1.subscription_schedules.release_async(
+            schedule_id, {}, {"idempotency_key": f"{schedule_id}:release"}
+        )
 
     # ── payment methods, open invoices ───────────────────────────────────────
 
@@ -576,6 +682,7 @@ class StripeProvider:
             id=found.id,
             customer_provider_id=_id(found.customer) or "",
             status=_STATUS[found.status],
+            interval=Interval(licensed.price.recurring.interval),
             period=Period(
                 _instant(licensed.current_period_start), _instant(licensed.current_period_end)
             ),
@@ -703,6 +810,11 @@ class _ItemChanges(NamedTuple):
     items: list[dict[str, Any]]
     emptied: list[str]
     payment_behavior: str
+
+
+def _digest(phase: Mapping[str, Any]) -> str:
+    """What a schedule's phase says, in short."""
+    return hashlib.sha256(msgspec.json.encode(phase, order="sorted")).hexdigest()[:32]
 
 
 def _checkout(session: Any) -> Checkout:

@@ -27,7 +27,15 @@ from entitlements.kernel.period import Interval, Period, to_second
 from entitlements.subscriptions.composition import TargetItem, add_ons_held
 from entitlements.subscriptions.invoice_line import Line
 from entitlements.subscriptions.lines import Book, Slot, replacements, slots_of
-from entitlements.subscriptions.request import ChangeRequest
+from entitlements.subscriptions.queue import (
+    Dropped,
+    in_effect,
+    items_held,
+    kept_beside,
+    next_period,
+    roll,
+)
+from entitlements.subscriptions.request import ChangeRequest, Queued
 from entitlements.subscriptions.state import (
     IN_ARREARS,
     CustomerState,
@@ -65,6 +73,10 @@ class ChangePlan(msgspec.Struct, frozen=True, kw_only=True):
     `replaces` names the slot whose item at the provider each new one takes over. `charged_at` is
     what slots were charged at in that period where it is not their price (`HeldCharge`). Both go
     by `package/charge`.
+
+    What waits for the end of the period is planned against what will be held then: `before`,
+    `after`, `mrr_before_minor` and `period` are of that time. `dropped` are queued changes that do
+    not wait any more once this one is made; `versions` are of the packages that it brings.
     """
 
     product_id: str
@@ -98,6 +110,13 @@ class ChangePlan(msgspec.Struct, frozen=True, kw_only=True):
     approval_required: bool = False
     void_open_invoices: bool = False  # what is cancelled in arrears is not collected any more
     warnings: tuple[str, ...] = ()
+    dropped: tuple[Dropped, ...] = ()
+    versions: Mapping[str, int] = {}
+
+    @property
+    def waits(self) -> bool:
+        """Whether it takes effect at the end of the period."""
+        return self.timing is ChangeTiming.PERIOD_END
 
     @property
     def total_minor(self) -> int:
@@ -137,6 +156,7 @@ def plan_change(
     Raises `ValidationFailed` naming the field of the request, or `Conflict` while in arrears.
     """
     at = to_second(at)
+    state = in_effect(catalog, state, at)
     product = product_of(catalog, state, request)
     held = state.live(product.id)
     if request.cancel:
@@ -147,21 +167,30 @@ def plan_change(
             "are possible",
             code="PAYMENT_PAST_DUE",
         )
-    target = Target(catalog, product, state, held, request, levels_in_use or {})
-    direction, rules = _direction(catalog, product, held, target)
-    if direction is ChangeDirection.NONE:
-        raise ValidationFailed.of("input", "NOTHING_TO_CHANGE", "nothing would change")
-    timing, mode = _when_and_how(product.policy, direction, rules, request, authority)
-    if held is None:
-        timing, mode = ChangeTiming.NOW, ProrationMode.INVOICE_NOW
-    if timing is ChangeTiming.PERIOD_END:
-        raise ValidationFailed.of(
-            "timing", "NOT_SUPPORTED", "changes at the end of the period cannot be queued yet"
-        )
-    return _plan_now(catalog, product, held, target, direction, mode, at)
+    levels = levels_in_use or {}
+    target = None
+    if held is None or request.timing is not ChangeTiming.PERIOD_END:
+        target = Target(catalog, product, state, held, request, levels)
+        direction, rules = _direction(catalog, product, held, target)
+        if direction is ChangeDirection.NONE:
+            raise _nothing_to_change(held, request)
+        timing, mode = _when_and_how(product.policy, direction, rules, request, authority)
+        if held is None:
+            timing, mode = ChangeTiming.NOW, ProrationMode.INVOICE_NOW
+        if timing is ChangeTiming.NOW:
+            return _plan_now(catalog, product, state, held, target, direction, mode, at)
+    assert held is not None
+    return _plan_at_end(catalog, product, state, held, request, at, authority, levels)
 
 
-# ── direction, time, proration ────────────────────────────────────────────────
+def _nothing_to_change(held: Subscription | None, request: ChangeRequest) -> ValidationFailed:
+    waiting = [
+        f"“{entry.description}” waits for the end of the period: cancel it to keep what is held"
+        for entry in (held.queue if held else ())
+        if entry.request.touches & request.touches
+    ]
+    words = "; ".join(["nothing would change", *waiting])
+    return ValidationFailed.of("input", "NOTHING_TO_CHANGE", words)
 
 
 def _direction(
@@ -282,6 +311,10 @@ def _plan_cancellation(
     book = Book(catalog, held.currency)
     lines = tuple(book.credits(before, held, at)) if now and mode is not ProrationMode.NONE else ()
     swept = held.pending_lines if now and held.status not in IN_ARREARS else ()
+    dropped = tuple(
+        Dropped(entry.change_id, entry.description, "SUBSCRIPTION_ENDS", "the subscription ends")
+        for entry in held.queue
+    )
     return ChangePlan(
         product_id=product.id,
         subscription_id=held.id,
@@ -311,7 +344,130 @@ def _plan_cancellation(
         mrr_before_minor=book.mrr(before, held.interval),
         mrr_after_minor=0,
         void_open_invoices=held.status in IN_ARREARS,
+        dropped=dropped,
+        warnings=_warnings(catalog, dropped),
     )
+
+
+# ── waiting for the end of the period ─────────────────────────────────────────
+
+
+def _plan_at_end(
+    catalog: Catalog,
+    product: Product,
+    state: CustomerState,
+    held: Subscription,
+    request: ChangeRequest,
+    at: datetime,
+    authority: Authority,
+    levels_in_use: Mapping[str, int],
+) -> ChangePlan:
+    """What takes effect with the renewal, after everything that waits for it already.
+
+    Nothing of the period is left by then: there is nothing to prorate.
+    """
+    if held.cancel_at is not None:
+        raise Conflict(
+            "it ends at the end of the period: take the cancellation back first",
+            code="CANCELLATION_SCHEDULED",
+        )
+    kept, replaced = kept_beside(held.queue, request)
+    rolled = roll(catalog, state, held, kept)
+    base = rolled.held
+    target = Target(catalog, product, state, base, request, levels_in_use)
+    direction, rules = _direction(catalog, product, base, target)
+    if direction is ChangeDirection.NONE:
+        raise _nothing_to_change(held, request)
+    _when_and_how(product.policy, direction, rules, request, authority)
+    dropped = (*replaced, *rolled.dropped)
+    end = held.period.end
+    period = next_period(held, target.interval)
+    book = Book(catalog, held.currency)
+    now = tuple(slots_of(catalog, held.items, held.quantities))
+    before = tuple(slots_of(catalog, base.items, base.quantities))
+    after = tuple(slots_of(catalog, target.items, target.quantities))
+    return ChangePlan(
+        product_id=product.id,
+        subscription_id=held.id,
+        direction=direction,
+        description=_describe(catalog, product, base, target, direction),
+        timing=ChangeTiming.PERIOD_END,
+        proration=ProrationMode.NONE,
+        at=at,
+        effective_at=end,
+        interval=target.interval,
+        currency=held.currency,
+        items=tuple(target.items),
+        quantities=target.quantities,
+        before=before,
+        after=after,
+        period=period,
+        new_period=False,
+        lines=(),
+        swept=(),
+        replaces={},
+        charged_at={},
+        pending_after=held.pending_lines,
+        next_lines=(*held.pending_lines, *book.charges(after, target.interval, period, end)),
+        next_invoice_at=end,
+        recurring_before_minor=book.recurring(now, held.interval),
+        recurring_after_minor=book.recurring(after, target.interval),
+        mrr_before_minor=book.mrr(before, base.interval),
+        mrr_after_minor=book.mrr(after, target.interval),
+        removed_add_ons=tuple(target.removed_add_ons),
+        approval_required=_approval_required(target),
+        warnings=_warnings(catalog, dropped, target),
+        dropped=dropped,
+        versions={
+            i.package_id: i.version
+            for i in target.items
+            if i.item_id is None or request.to_latest_versions
+        },
+    )
+
+
+def pinned(plan: ChangePlan, request: ChangeRequest) -> ChangeRequest:
+    """A request that waits, with the versions that it was quoted at."""
+    return msgspec.structs.replace(request, versions=plan.versions) if plan.waits else request
+
+
+def as_queued(plan: ChangePlan, change_id: str, request: ChangeRequest) -> Queued:
+    """A plan that waits, as it stands in the queue: on the terms that were quoted."""
+    return Queued(
+        change_id=change_id,
+        description=plan.description,
+        effective_at=plan.effective_at,
+        request=pinned(plan, request),
+        levels=plan.quantities,
+    )
+
+
+def once_scheduled(state: CustomerState, plan: ChangePlan, entry: Queued) -> Subscription:
+    """A subscription once a plan that waits for the end of the period is part of its queue."""
+    held = next(s for s in state.subscriptions if s.id == plan.subscription_id)
+    gone = {dropped.change_id for dropped in plan.dropped}
+    queue = tuple(entry for entry in held.queue if entry.change_id not in gone)
+    if plan.direction is ChangeDirection.CANCELLATION:
+        return msgspec.structs.replace(held, queue=(), cancel_at=plan.effective_at)
+    return msgspec.structs.replace(held, queue=(*queue, entry))
+
+
+def _approval_required(target: Target) -> bool:
+    return any(target.package(i).contact_sales for i in target.items if i.item_id is None)
+
+
+def _warnings(
+    catalog: Catalog, dropped: tuple[Dropped, ...], target: Target | None = None
+) -> tuple[str, ...]:
+    """What a reader should know of a plan, in sentences."""
+    words = []
+    for package_id in target.removed_add_ons if target else ():
+        assert target is not None
+        package = catalog.current.get(package_id)
+        name = package.name if package else package_id
+        words.append(f"{name} does not fit {target.plan.name} and is removed")
+    words += [f"The scheduled change “{d.description}” is dropped: {d.reason}" for d in dropped]
+    return tuple(words)
 
 
 # ── lines ─────────────────────────────────────────────────────────────────────
@@ -320,6 +476,7 @@ def _plan_cancellation(
 def _plan_now(
     catalog: Catalog,
     product: Product,
+    state: CustomerState,
     held: Subscription | None,
     target: Target,
     direction: ChangeDirection,
@@ -333,8 +490,8 @@ def _plan_now(
     book = Book(catalog, target.currency)
     lines: list[Line] = []
     if held is not None and mode is not ProrationMode.NONE:
-        changed = before if new_period else _unlike(before, after)
-        lines += book.credits(changed, held, at)
+        leaving = before if new_period else _unlike(before, after)
+        lines += book.credits(leaving, held, at)
     entering = after if new_period else _unlike(after, before)
     if mode is not ProrationMode.NONE or new_period:
         lines += book.charges(entering, target.interval, period, at)
@@ -346,6 +503,24 @@ def _plan_now(
     anchor = at if new_period or held is None else held.anchor
     following = Period.containing(anchor, target.interval, period.end)
     renewal = book.charges(after, target.interval, following, following.start)
+    dropped: tuple[Dropped, ...] = ()
+    if held is not None and held.queue:
+        kept, replaced = kept_beside(held.queue, target.request)
+        changed = msgspec.structs.replace(
+            held,
+            items=items_held(catalog, held, target.items, at),
+            quantities=target.quantities,
+            interval=target.interval,
+            period=period,
+            anchor=anchor,
+            queue=_moved(kept, period.end),
+        )
+        rolled = roll(catalog, state, changed, changed.queue)
+        then = rolled.held
+        following = next_period(changed, then.interval)
+        slots = slots_of(catalog, then.items, then.quantities)
+        renewal = book.charges(slots, then.interval, following, following.start)
+        dropped = (*replaced, *rolled.dropped)
     pending = held.pending_lines if held else ()
     swept: tuple[Line, ...] = ()
     if new_period or mode is ProrationMode.INVOICE_NOW:
@@ -383,15 +558,14 @@ def _plan_now(
         mrr_before_minor=book.mrr(before, interval_before),
         mrr_after_minor=book.mrr(after, target.interval),
         removed_add_ons=tuple(target.removed_add_ons),
-        approval_required=any(
-            target.package(i).contact_sales for i in target.items if i.item_id is None
-        ),
-        warnings=tuple(
-            f"{catalog.current[i].name if i in catalog.current else i} does not fit "
-            f"{target.plan.name} and is removed"
-            for i in target.removed_add_ons
-        ),
+        approval_required=_approval_required(target),
+        warnings=_warnings(catalog, dropped, target),
+        dropped=dropped,
     )
+
+
+def _moved(queue: tuple[Queued, ...], to: datetime) -> tuple[Queued, ...]:
+    return tuple(msgspec.structs.replace(entry, effective_at=to) for entry in queue)
 
 
 def _unlike(slots: tuple[Slot, ...], others: tuple[Slot, ...]) -> tuple[Slot, ...]:

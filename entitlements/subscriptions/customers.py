@@ -11,6 +11,7 @@ from entitlements.kernel.errors import Conflict, Issue, ValidationFailed
 from entitlements.kernel.ids import new_id
 from entitlements.kernel.money import is_currency
 from entitlements.storage.unit_of_work import Database
+from entitlements.subscriptions.queue import in_effect
 from entitlements.subscriptions.records import (
     load_states,
     lock_customer,
@@ -132,13 +133,14 @@ class CustomerService:
     # ── reading ──────────────────────────────────────────────────────────────
 
     async def views(self, customer_ids: Sequence[str]) -> list[CustomerView | None]:
-        """Customers with what they hold, in the order asked for, in three statements."""
+        """Customers with what they hold by now, in the order asked for, in four statements."""
         async with self._database.read() as session:
             rows = (
                 await session.scalars(select(CustomerRow).where(CustomerRow.id.in_(customer_ids)))
             ).all()
             states = await load_states(session, rows)
-        found = {row.id: CustomerView(row, states[row.id]) for row in rows}
+        catalog, now = await self._catalog(), self._clock.now()
+        found = {row.id: CustomerView(row, in_effect(catalog, states[row.id], now)) for row in rows}
         return [found.get(customer_id) for customer_id in customer_ids]
 
     async def page(
@@ -176,7 +178,11 @@ class CustomerService:
         """Changes that wait for their instant, the next one first."""
         query = (
             select(ChangeRow)
-            .where(ChangeRow.customer_id == customer_id, ChangeRow.status == "scheduled")
+            .where(
+                ChangeRow.customer_id == customer_id,
+                ChangeRow.status == "scheduled",
+                ChangeRow.effective_at > self._clock.now(),
+            )
             .order_by(ChangeRow.effective_at, ChangeRow.id)
         )
         async with self._database.read() as session:

@@ -10,6 +10,7 @@ from entitlements.catalog.values import at_least
 from entitlements.grants.merge import Grants, resolve
 from entitlements.grants.sources import HeldPackage, Holding
 from entitlements.subscriptions.change import ChangePlan
+from entitlements.subscriptions.queue import in_effect
 from entitlements.subscriptions.state import (
     CustomerState,
     Item,
@@ -44,7 +45,7 @@ def _holding(catalog: Catalog, subscription: Subscription, at: datetime) -> Hold
 
 def grants_of(catalog: Catalog, state: CustomerState, at: datetime) -> Grants:
     """Everything a customer may do at an instant."""
-    return resolve(catalog, holdings_of(catalog, state, at), (), at)
+    return resolve(catalog, holdings_of(catalog, in_effect(catalog, state, at), at), (), at)
 
 
 class EntitlementChange(msgspec.Struct, frozen=True):
@@ -59,9 +60,19 @@ class EntitlementChange(msgspec.Struct, frozen=True):
 def entitlement_changes(
     catalog: Catalog, state: CustomerState, plan: ChangePlan
 ) -> tuple[EntitlementChange, ...]:
-    """What is gained, lost, raised and lowered by a change, in the catalog's order of features."""
-    before = grants_of(catalog, state, plan.at)
-    after = grants_of(catalog, after_change(state, plan), plan.at)
+    """What is gained, lost, raised and lowered by a change when it takes effect, against what would
+    be held then without it; in the catalog's order of features."""
+    at = plan.effective_at
+    gone = {dropped.change_id for dropped in plan.dropped}
+    without = msgspec.structs.replace(
+        state,
+        subscriptions=tuple(
+            msgspec.structs.replace(s, queue=tuple(e for e in s.queue if e.change_id not in gone))
+            for s in state.subscriptions
+        ),
+    )
+    then = in_effect(catalog, without, at)
+    before, after = grants_of(catalog, then, at), grants_of(catalog, after_change(then, plan), at)
     return tuple(_changes(catalog, before, after))
 
 

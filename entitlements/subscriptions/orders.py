@@ -6,6 +6,7 @@ import msgspec
 import structlog
 from prometheus_client import Counter
 
+from entitlements.catalog.model import Catalog, ProrationMode
 from entitlements.subscriptions.change import ChangePlan
 from entitlements.subscriptions.invoice_line import (
     TOLERANCE_MINOR,
@@ -13,12 +14,16 @@ from entitlements.subscriptions.invoice_line import (
     LineDifference,
     differences,
 )
+from entitlements.subscriptions.lines import Book, Slot, replacements, slots_of
 from entitlements.subscriptions.payments import (
     BillingCustomer,
     BillingOrder,
+    Future,
     HeldSlot,
     ProviderInvoice,
+    ProviderSubscription,
 )
+from entitlements.subscriptions.queue import roll
 from entitlements.subscriptions.state import CustomerState, Subscription
 from entitlements.subscriptions.tables import CustomerRow
 
@@ -34,14 +39,7 @@ def order_of(row: CustomerRow, state: CustomerState, plan: ChangePlan) -> Billin
     """What a customer's subscription is to become by a plan."""
     held = next((s for s in state.subscriptions if s.id == plan.subscription_id), None)
     return BillingOrder(
-        customer=BillingCustomer(
-            id=row.id,
-            key=row.sequence,
-            name=row.name,
-            email=row.email,
-            provider_id=row.provider_id,
-            sandbox_payment_method=row.sandbox_payment_method,
-        ),
+        customer=billing_customer(row),
         subscription_provider_id=held.provider_id if held else None,
         currency=plan.currency,
         interval=plan.interval,
@@ -52,6 +50,73 @@ def order_of(row: CustomerRow, state: CustomerState, plan: ChangePlan) -> Billin
         new_period=plan.new_period,
         total_minor=plan.invoice_total_minor,
         replaces=plan.replaces,
+        release=held is not None and (bool(held.queue) or held.unaligned),
+    )
+
+
+def future_of(catalog: Catalog, state: CustomerState, held: Subscription) -> Future:
+    """What the provider is to do by itself at the end of a subscription's period."""
+    if held.cancel_at is not None:
+        return Future(currency=held.currency, cancel_at=held.cancel_at)
+    rolled = roll(catalog, state, held, held.queue)
+    if not rolled.applied:
+        return Future(currency=held.currency)
+    then = rolled.held
+    return Future(
+        currency=held.currency,
+        slots=tuple(slots_of(catalog, then.items, then.quantities)),
+        interval=then.interval,
+        new_anchor=then.interval is not held.interval,
+    )
+
+
+def correction_of(
+    catalog: Catalog, row: CustomerRow, held: Subscription, provided: ProviderSubscription
+) -> BillingOrder | None:
+    """What brings the provider's items in line with ours; None where they are.
+
+    They differ where a queue took effect while the provider had not been told of it: it has charged
+    its renewal for what was held before. All of that period is credited, and charged as it should
+    have been.
+    """
+    after = tuple(slots_of(catalog, held.items, held.quantities))
+    before = [
+        HeldSlot(Slot(i.package_id, i.version, i.charge_id, i.quantity, i.quantity), i.id)
+        for i in provided.items
+        if i.package_id and i.version and i.charge_id and i.quantity is not None
+    ]
+    ours = {(s.key, s.version, s.billable) for s in after if not s.metered and s.billable}
+    theirs = {(h.slot.key, h.slot.version, h.slot.billable) for h in before if h.slot.billable}
+    other_interval = provided.interval is not held.interval
+    if ours == theirs and not other_interval:
+        return None
+    there = [h.slot for h in before]
+    book = Book(catalog, held.currency)
+    return BillingOrder(
+        customer=billing_customer(row),
+        subscription_provider_id=provided.id,
+        currency=held.currency,
+        interval=held.interval,
+        before=tuple(before),
+        after=after,
+        at=provided.period.start,
+        proration=ProrationMode.INVOICE_NOW,
+        new_period=other_interval,
+        total_minor=book.recurring(after, held.interval) - book.recurring(there, provided.interval),
+        replaces=replacements(catalog, there, after, held.currency, provided.interval),
+        release=True,
+    )
+
+
+def billing_customer(row: CustomerRow) -> BillingCustomer:
+    """Whom to bill, for a customer that is stored."""
+    return BillingCustomer(
+        id=row.id,
+        key=row.sequence,
+        name=row.name,
+        email=row.email,
+        provider_id=row.provider_id,
+        sandbox_payment_method=row.sandbox_payment_method,
     )
 
 

@@ -34,7 +34,7 @@ class BillingCustomer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HeldSlot(msgspec.Struct, frozen=True):
-    """A slot that the provider has now, under its own item id."""
+    """A slot that the provider has now, under its own item id: "" where that is not known yet."""
 
     slot: Slot
     provider_item_id: str
@@ -54,6 +54,18 @@ class BillingOrder(msgspec.Struct, frozen=True, kw_only=True):
     new_period: bool  # the billing anchor is reset: the provider cannot pin the instant
     total_minor: int  # what our engine expects it to come to
     replaces: Mapping[str, str]  # the slot whose item each new one takes over, by key
+    release: bool = False  # something may be planned there, which stands in the way
+
+
+class Future(msgspec.Struct, frozen=True, kw_only=True):
+    """What a subscription is to do by itself at the end of its period: end (`cancel_at`), go on as
+    `slots` without proration, or, with neither, just go on."""
+
+    currency: str
+    cancel_at: datetime | None = None
+    slots: tuple[Slot, ...] | None = None
+    interval: Interval = Interval.MONTH
+    new_anchor: bool = False  # another interval: its periods count from there
 
 
 class ProviderInvoice(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,6 +108,7 @@ class ProviderSubscription(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     customer_provider_id: str
     status: SubscriptionStatus
+    interval: Interval
     period: Period
     anchor: datetime
     items: tuple[ProviderItem, ...]
@@ -105,6 +118,16 @@ class ProviderSubscription(msgspec.Struct, frozen=True, kw_only=True):
     trial_ends_at: datetime | None
     ended_at: datetime | None
     latest_invoice_id: str | None
+
+    def has_done(self, future: Future) -> bool:
+        """Whether it has become what was planned for the end of its period."""
+        if future.cancel_at is not None:
+            return self.status is SubscriptionStatus.CANCELED
+        if future.slots is None or self.interval is not future.interval:
+            return False
+        there = {(item.key, item.version, item.quantity) for item in self.items}
+        wanted = {(s.key, s.version, s.billable) for s in future.slots if not s.metered}
+        return wanted <= there
 
 
 class ProviderCustomer(msgspec.Struct, frozen=True, kw_only=True):
@@ -184,12 +207,20 @@ class PaymentProvider(Protocol):
         change_id: str,
         subscription_provider_id: str,
         *,
-        at_end: bool | None,
         invoice_now: bool,
         prorate: bool,
         void_open: bool,
     ) -> Outcome:
-        """Cancel at the period's end (`at_end`), take that back (False), or end it now (None)."""
+        """End a subscription now."""
+        ...
+
+    async def set_future(
+        self, key: str, subscription_provider_id: str, future: Future
+    ) -> ProviderSubscription:
+        """See to it that a subscription does this at the end of its period, and nothing else.
+
+        `key` makes it once. `Conflict` `PROVIDER_REFUSED` where the provider will not have it.
+        """
         ...
 
     async def start_checkout(

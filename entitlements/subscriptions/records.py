@@ -1,14 +1,15 @@
 """Rows and state: how a customer is loaded into `CustomerState`, and how a change is stored."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 import msgspec
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from entitlements.audit import ledger
 from entitlements.audit.ledger import Actor
+from entitlements.kernel.clock import wall_now
 from entitlements.kernel.errors import Conflict, NotFound
 from entitlements.kernel.ids import new_id
 from entitlements.kernel.money import Money
@@ -20,6 +21,8 @@ from entitlements.subscriptions.payments import (
     ProviderInvoice,
     ProviderSubscription,
 )
+from entitlements.subscriptions.queue import Dropped
+from entitlements.subscriptions.request import ChangeRequest, Queued
 from entitlements.subscriptions.state import (
     CustomerState,
     HeldCharge,
@@ -87,7 +90,7 @@ async def record(
 async def load_states(
     session: AsyncSession, customers: Iterable[CustomerRow]
 ) -> dict[str, CustomerState]:
-    """The states of some customers, in two statements however many they are."""
+    """The states of some customers, in three statements at most however many they are."""
     rows = {row.id: row for row in customers}
     subscriptions = (
         await session.scalars(
@@ -103,9 +106,11 @@ async def load_states(
         .order_by(SubscriptionItemRow.id)
     ):
         items[row.subscription_id].append(_item(row))
+    queues = await _queues(session, [s.id for s in subscriptions if s.future_generation])
     held: dict[str, list[Subscription]] = {customer_id: [] for customer_id in rows}
     for subscription in subscriptions:
-        state = _subscription(subscription, tuple(items[subscription.id]))
+        queue = tuple(queues.get(subscription.id, ()))
+        state = _subscription(subscription, tuple(items[subscription.id]), queue)
         held[subscription.customer_id].append(state)
     return {
         row.id: CustomerState(
@@ -125,6 +130,42 @@ async def load_state(session: AsyncSession, customer: CustomerRow) -> CustomerSt
     return (await load_states(session, [customer]))[customer.id]
 
 
+async def _queues(
+    session: AsyncSession, subscription_ids: Sequence[str]
+) -> dict[str, list[Queued]]:
+    """What waits for the end of the period, by subscription, in the order of asking.
+
+    A scheduled cancellation is no part of it: that is the subscription's `cancel_at`.
+    """
+    found: dict[str, list[Queued]] = {}
+    if not subscription_ids:
+        return found
+    columns = (
+        ChangeRow.id,
+        ChangeRow.subscription_id,
+        ChangeRow.description,
+        ChangeRow.effective_at,
+        ChangeRow.request,
+        ChangeRow.levels,
+    )
+    for row in await session.execute(
+        select(*columns)
+        .where(ChangeRow.status == "scheduled", ChangeRow.subscription_id.in_(subscription_ids))
+        .order_by(ChangeRow.id)
+    ):
+        request = msgspec.convert(row.request, ChangeRequest)
+        if not request.cancel:
+            entry = Queued(
+                change_id=row.id,
+                description=row.description,
+                effective_at=row.effective_at,
+                request=request,
+                levels=row.levels or {},
+            )
+            found.setdefault(row.subscription_id, []).append(entry)
+    return found
+
+
 def _item(row: SubscriptionItemRow) -> Item:
     return Item(
         id=row.id,
@@ -137,7 +178,9 @@ def _item(row: SubscriptionItemRow) -> Item:
     )
 
 
-def _subscription(row: SubscriptionRow, items: tuple[Item, ...]) -> Subscription:
+def _subscription(
+    row: SubscriptionRow, items: tuple[Item, ...], queue: tuple[Queued, ...]
+) -> Subscription:
     return Subscription(
         id=row.id,
         product_id=row.product_id,
@@ -150,6 +193,8 @@ def _subscription(row: SubscriptionRow, items: tuple[Item, ...]) -> Subscription
         items=items,
         quantities=row.quantities,
         pending_lines=msgspec.convert(row.pending_lines, tuple[Line, ...]),
+        queue=queue,
+        unaligned=row.align_due_at is not None,
         provider_id=row.provider_id,
         trial_ends_at=row.trial_ends_at,
         cancel_at=row.cancel_at,
@@ -182,38 +227,100 @@ async def store_plan(
     row.pending_lines = msgspec.to_builtins(plan.pending_after)
     mirror_subscription(row, provided)
     await session.flush()
-    held = {
+    provider_items = {i.key: i.id for i in provided.items}
+    await store_items(
+        session,
+        row,
+        [
+            Item(
+                id=target.item_id or "",
+                package_id=target.package_id,
+                version=target.version,
+                entitlements_version=target.entitlements_version,
+                quantity=target.quantity,
+                started_at=plan.effective_at,
+                charges={
+                    slot.charge_id: HeldCharge(
+                        provider_items.get(slot.key, ""), plan.charged_at.get(slot.key)
+                    )
+                    for slot in plan.after
+                    if slot.package_id == target.package_id
+                },
+            )
+            for target in plan.items
+        ],
+    )
+    await move_queue(session, row)
+    return row
+
+
+async def store_items(session: AsyncSession, row: SubscriptionRow, items: Sequence[Item]) -> None:
+    """Make a subscription hold these items; what has no row yet begins at its `started_at`."""
+    there = {
         item.id: item
         for item in await session.scalars(
             select(SubscriptionItemRow).where(SubscriptionItemRow.subscription_id == row.id)
         )
     }
-    kept = {target.item_id for target in plan.items}
-    gone = [item_id for item_id in held if item_id not in kept]
+    gone = there.keys() - {item.id for item in items}
     if gone:
         await session.execute(delete(SubscriptionItemRow).where(SubscriptionItemRow.id.in_(gone)))
-    provider_items = {f"{i.package_id}/{i.charge_id}": i.id for i in provided.items}
-    for target in plan.items:
-        item = held.get(target.item_id) if target.item_id else None
-        if item is None:
-            item = SubscriptionItemRow(
-                id=new_id("itm"), subscription_id=row.id, started_at=plan.effective_at
+    for item in items:
+        stored = there.get(item.id)
+        if stored is None:
+            stored = SubscriptionItemRow(
+                id=item.id or new_id("itm"), subscription_id=row.id, started_at=item.started_at
             )
-            session.add(item)
-        item.package_id = target.package_id
-        item.version = target.version
-        item.entitlements_version = target.entitlements_version
-        item.quantity = target.quantity
-        item.charges = {
-            slot.charge_id: {
-                "provider_item_id": provider_items.get(slot.key, ""),
-                "charged_at": plan.charged_at.get(slot.key),
-            }
-            for slot in plan.after
-            if slot.package_id == target.package_id
-        }
+            session.add(stored)
+        stored.package_id = item.package_id
+        stored.version = item.version
+        stored.entitlements_version = item.entitlements_version
+        stored.quantity = item.quantity
+        stored.charges = msgspec.to_builtins(item.charges)
     await session.flush()
-    return row
+
+
+def raise_future(row: SubscriptionRow) -> None:
+    """What is to happen at the period's end has changed: the provider is to be told, as soon as
+    nobody is telling it something."""
+    row.future_generation += 1
+    row.align_due_at = row.align_due_at or wall_now()
+
+
+async def move_queue(session: AsyncSession, row: SubscriptionRow) -> None:
+    """What waits for the end of the period follows it."""
+    await session.execute(
+        update(ChangeRow)
+        .where(ChangeRow.subscription_id == row.id, ChangeRow.status == "scheduled")
+        .values(effective_at=row.period_end)
+    )
+
+
+async def drop(
+    session: AsyncSession,
+    at: datetime,
+    actor: Actor,
+    customer: CustomerRow,
+    dropped: Iterable[Dropped],
+) -> None:
+    """Queued changes that do not wait any more, each with its reason."""
+    for each in dropped:
+        change = await session.get_one(ChangeRow, each.change_id, with_for_update=True)
+        if change.status != "scheduled":
+            continue
+        change.status, change.settled_at = "canceled", at
+        change.failure_code, change.failure_message = each.code, each.reason
+        await record(
+            session,
+            at,
+            actor,
+            customer,
+            "change.canceled",
+            object_type="change",
+            object_id=change.id,
+            after={"status": change.status, "code": each.code},
+            reason=each.reason,
+        )
 
 
 def mirror_subscription(
@@ -234,6 +341,8 @@ def mirror_subscription(
         "ended_at": provided.ended_at,
         "past_due_since": (row.past_due_since or provided.period.start) if past_due else None,
     }
+    if row.align_due_at is not None:  # the provider has not been told yet whether it ends
+        del mirrored["cancel_at"]
     changed = {
         name: (getattr(row, name), value)
         for name, value in mirrored.items()
@@ -283,6 +392,27 @@ async def mirror_invoice(
     row.lines = msgspec.to_builtins(provided.lines)
     await session.flush()
     return row
+
+
+async def mirror_items(
+    session: AsyncSession, row: SubscriptionRow, provided: ProviderSubscription
+) -> None:
+    """Take over under which ids the provider has what is held: a schedule gives new ones."""
+    ids = {item.key: item.id for item in provided.items}
+    for item in await session.scalars(
+        select(SubscriptionItemRow).where(SubscriptionItemRow.subscription_id == row.id)
+    ):
+        charges = {
+            charge_id: charge
+            | {
+                "provider_item_id": ids.get(
+                    f"{item.package_id}/{charge_id}", charge["provider_item_id"]
+                )
+            }
+            for charge_id, charge in item.charges.items()
+        }
+        if charges != item.charges:
+            item.charges = charges
 
 
 async def begin_period(session: AsyncSession, row: SubscriptionRow, held: Subscription) -> None:

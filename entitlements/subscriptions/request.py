@@ -1,6 +1,7 @@
-"""What somebody asks for: a change in the terms of what is wanted, stored as it was asked."""
+"""What is asked for, in terms of what is wanted; and what of it waits."""
 
 from collections.abc import Mapping
+from datetime import datetime
 
 import msgspec
 
@@ -27,3 +28,33 @@ class ChangeRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     to_latest_versions: bool = False
     versions: Mapping[str, int] = {}
     cancel: bool = False
+
+    @property
+    def touches(self) -> frozenset[str]:
+        """What it is about: of two requests about the same thing the later one holds.
+
+        >>> sorted(ChangeRequest(plan_id="pro", quantities={"seats": 5}).touches)
+        ['plan', 'quantity:seats']
+        """
+        keys = {f"quantity:{feature_id}" for feature_id in self.quantities}
+        keys |= {f"package:{package_id}" for package_id in (*self.add_ons, *self.bundles)}
+        named = {
+            "plan": self.plan_id is not None,
+            "interval": self.interval is not None,
+            "versions": self.to_latest_versions,
+        }
+        return frozenset(keys | {key for key, is_named in named.items() if is_named})
+
+
+class Queued(msgspec.Struct, frozen=True, kw_only=True):
+    """A change that waits: what it changes, and on which terms.
+
+    The request's `versions` pin all that it brings, and `levels` are the levels bought afterwards,
+    both fixed when it was quoted: what is sold or used in the meantime does not alter it.
+    """
+
+    change_id: str
+    description: str
+    effective_at: datetime
+    request: ChangeRequest
+    levels: Mapping[str, int] = {}

@@ -5,6 +5,7 @@ out and settles it in another. Between the two anything may die.
 """
 
 import asyncio
+import contextlib
 import hashlib
 from collections.abc import Awaitable, Callable
 
@@ -27,27 +28,36 @@ from entitlements.kernel.errors import (
 from entitlements.kernel.ids import new_id
 from entitlements.storage.unit_of_work import Database
 from entitlements.subscriptions import quote as quotes
-from entitlements.subscriptions.change import Authority, ChangeDirection, ChangePlan, plan_change
+from entitlements.subscriptions.alignment import Alignment
+from entitlements.subscriptions.change import Authority, ChangePlan, pinned, plan_change
+from entitlements.subscriptions.due import Due
+from entitlements.subscriptions.leases import LEASE
 from entitlements.subscriptions.payments import (
     Outcome,
     OutcomeKind,
     PaymentProvider,
 )
+from entitlements.subscriptions.queue import is_due, roll
 from entitlements.subscriptions.quote import Quote, QuoteClaims
 from entitlements.subscriptions.quoting import Quoting
 from entitlements.subscriptions.records import (
+    drop,
     load_state,
     locked_customer,
-    mirror_subscription,
+    raise_future,
     record,
     refuse_while_unsettled,
 )
 from entitlements.subscriptions.request import ChangeRequest
 from entitlements.subscriptions.return_urls import ReturnUrls
-from entitlements.subscriptions.settlement import LEASE, WAITING, Committed, Settlement
+from entitlements.subscriptions.settlement import WAITING, Committed, Settlement
+from entitlements.subscriptions.state import CustomerState
+from entitlements.subscriptions.sync import ProviderSync
 from entitlements.subscriptions.tables import ChangeRow, CustomerRow, SubscriptionRow
 
 WAIT_FOR_OWN_INTENT_SECONDS = 10
+RENEWAL_TRIES = 5
+RENEWAL_PAUSE_SECONDS = 0.1
 
 
 class Caller(msgspec.Struct, frozen=True):
@@ -76,6 +86,9 @@ class ChangeService:
         payments: PaymentProvider,
         quoting: Quoting,
         settlement: Settlement,
+        alignment: Alignment,
+        due: Due,
+        sync: ProviderSync,
         return_urls: ReturnUrls,
     ) -> None:
         self._database = database
@@ -84,10 +97,14 @@ class ChangeService:
         self._payments = payments
         self._quoting = quoting
         self._settlement = settlement
+        self._alignment = alignment
+        self._due = due
+        self._sync = sync
         self._return_urls = return_urls
 
     async def preview(self, caller: Caller, customer_id: str, request: ChangeRequest) -> Quote:
-        """What a change would do and cost. Stores nothing."""
+        """What a change would do and cost. Stores nothing of it."""
+        await self._renew(customer_id)
         return await self._quoting.quote(customer_id, request, caller.authority)
 
     async def commit(
@@ -110,6 +127,7 @@ class ChangeService:
         once = _Once(claims.customer_id, "commitChange", key, _digest(token), return_url)
 
         async def commit_quoted() -> Committed:
+            await self._renew(claims.customer_id)
             await self._quoting.check_fresh(claims)
             return await self._commit(caller, claims, once)
 
@@ -131,6 +149,7 @@ class ChangeService:
         once = _Once(customer_id, "purchaseAddOn", key, digest, return_url)
 
         async def purchase() -> Committed:
+            await self._renew(customer_id)
             quote = await self._quoting.quote_add_on(
                 caller.authority, customer_id, add_on_id, quantity
             )
@@ -156,10 +175,36 @@ class ChangeService:
         request = ChangeRequest(product_id=product_id, cancel=True, timing=timing, reason=reason)
 
         async def cancel() -> Committed:
+            await self._renew(customer_id)
             quote = await self._quoting.quote(customer_id, request, caller.authority)
             return await self._commit(caller, self._quoting.read(quote.token), once)
 
         return await self._do_once(once, cancel)
+
+    async def _renew(self, customer_id: str) -> None:
+        """The renewal comes first: what is due by now is done before anything is planned after it.
+
+        `Conflict` `RENEWAL_IN_PROGRESS` where the provider has not begun the new period yet.
+        """
+        for _ in range(RENEWAL_TRIES):
+            row, state = await self._quoting.loaded(customer_id)
+            now = self._clock.now()
+            due = [held for held in state.subscriptions if is_due(held, now)]
+            if not due:
+                return
+            await self._due.apply(customer_id)
+            if not any(held.provider_id for held in due) or row.provider_id is None:
+                return
+            await self._payments.advance_clock(now)
+            with contextlib.suppress(Conflict):  # its webhooks may be at work on it, too
+                await self._sync.customer(row.provider_id)
+                _, state = await self._quoting.loaded(customer_id)
+                if not any(is_due(held, now) for held in state.subscriptions):
+                    return
+            await asyncio.sleep(RENEWAL_PAUSE_SECONDS)
+        raise Conflict(
+            "the period has just ended and is being renewed: ask again", code="RENEWAL_IN_PROGRESS"
+        )
 
     async def _do_once(self, once: _Once, do: Callable[[], Awaitable[Committed]]) -> Committed:
         """Answer a repeated key as the first time; otherwise do it.
@@ -214,6 +259,8 @@ class ChangeService:
                 claims.catalog_revision,
             ):
                 raise QuoteStale("the customer or the catalog has changed since the quote")
+            if any(s.provider_id and is_due(s, self._clock.now()) for s in state.subscriptions):
+                raise QuoteStale("the period has ended since the quote")
             plan = plan_change(
                 catalog, state, claims.request, claims.at, authority=claims.authority
             )
@@ -229,6 +276,7 @@ class ChangeService:
             await self._supersede_checkouts(session, row, plan.product_id)
             change = self._intent(row, plan, claims, caller, once)
             session.add(change)
+            await self._make_room(session, state, plan)
             row.revision += 1
             await session.flush()
             await record(
@@ -250,6 +298,15 @@ class ChangeService:
             )
         async with self._settlement.working_on(change.id):
             return await self._settlement.carry_out(change.id)
+
+    async def _make_room(
+        self, session: AsyncSession, state: CustomerState, plan: ChangePlan
+    ) -> None:
+        """What is planned at the provider stands in the way of a change at once: it is taken away
+        first, and put back when the change is settled, however it ends."""
+        held = next((s for s in state.subscriptions if s.id == plan.subscription_id), None)
+        if held is not None and not plan.waits and (held.queue or held.unaligned):
+            raise_future(await session.get_one(SubscriptionRow, held.id))
 
     async def _supersede_checkouts(
         self, session: AsyncSession, row: CustomerRow, product_id: str
@@ -294,8 +351,9 @@ class ChangeService:
             mutation=once.mutation,
             idempotency_key=once.key,
             request_digest=once.request_digest,
-            request=msgspec.to_builtins(claims.request),
+            request=msgspec.to_builtins(pinned(plan, claims.request)),
             plan=msgspec.json.encode(plan).decode(),
+            levels=dict(plan.quantities),
             currency=plan.currency,
             effective_at=plan.effective_at,
             created_at=self._clock.now(),
@@ -314,14 +372,19 @@ class ChangeService:
     async def abandon(
         self, caller: Caller, change_id: str, *, bound_to: str | None = None
     ) -> Committed:
-        """Give up a change that waits for the customer, or undo a scheduled cancellation."""
+        """Give up a change that waits for the customer, or take back one that is scheduled."""
         change = await self._settlement.change(change_id)
         if bound_to not in (None, change.customer_id):
             raise NotFound("change", change_id)
         if change.status in WAITING:
             return await self._give_up(caller, change)
-        if change.status == "scheduled" and change.direction == ChangeDirection.CANCELLATION:
-            return await self._undo_cancellation(caller, change)
+        if change.status == "scheduled":
+            await self._due.apply(change.customer_id)
+            taken_back = await self._take_back(caller, change.id)
+            change = await self._settlement.change(change_id)
+            if taken_back and change.subscription_id is not None:
+                await self._alignment.align(change.subscription_id)
+                return await self._settlement.answer(change)
         raise Conflict(f"the change is {change.status}: there is nothing to undo", code="SETTLED")
 
     async def _give_up(self, caller: Caller, change: ChangeRow) -> Committed:
@@ -342,35 +405,38 @@ class ChangeService:
             raise Conflict("it has been paid in the meantime", code="ALREADY_APPLIED")
         return committed
 
-    async def _undo_cancellation(self, caller: Caller, change: ChangeRow) -> Committed:
-        order, _ = await self._settlement.order_of(change)
-        assert order.subscription_provider_id is not None
-        outcome = await self._payments.cancel(
-            f"{change.id}:undo",
-            order.subscription_provider_id,
-            at_end=False,
-            invoice_now=False,
-            prorate=False,
-            void_open=False,
-        )
+    async def _take_back(self, caller: Caller, change_id: str) -> bool:
+        """A scheduled change is not to happen: stored first, so that it is not lost; then the
+        provider is told. What waits after it stays if it still applies."""
+        catalog = await self._catalog()
+        now = self._clock.now()
         async with self._database.write() as session:
+            change = await session.get_one(ChangeRow, change_id)
             row = await locked_customer(session, change.customer_id)
-            change = await session.get_one(ChangeRow, change.id, with_for_update=True)
-            if change.status == "scheduled" and outcome.subscription is not None:
-                change.status, change.settled_at = "canceled", self._clock.now()
-                subscription = await session.get_one(SubscriptionRow, change.subscription_id)
-                mirror_subscription(subscription, outcome.subscription)
-                row.revision += 1
-                await record(
-                    session,
-                    self._clock.now(),
-                    caller.actor,
-                    row,
-                    "change.canceled",
-                    object_type="change",
-                    object_id=change.id,
-                )
-        return await self._settlement.answer(change)
+            await session.refresh(change)
+            if change.status != "scheduled":
+                return False
+            change.status, change.settled_at = "canceled", now
+            subscription = await session.get_one(SubscriptionRow, change.subscription_id)
+            if change.request.get("cancel"):
+                subscription.cancel_at = None
+            await session.flush()
+            state = await load_state(session, row)
+            held = next(s for s in state.subscriptions if s.id == subscription.id)
+            dropped = roll(catalog, state, held, held.queue).dropped
+            await drop(session, now, caller.actor, row, dropped)
+            raise_future(subscription)
+            row.revision += 1
+            await record(
+                session,
+                now,
+                caller.actor,
+                row,
+                "change.canceled",
+                object_type="change",
+                object_id=change.id,
+            )
+        return True
 
 
 def _digest(request: object) -> str:

@@ -4,21 +4,18 @@ An intent is carried out under a lease, which says that its process lives. Whoev
 lease ran out (the same caller again, a webhook, the worker) asks the provider how far it has come.
 """
 
-import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from typing import NoReturn
 
 import msgspec
-import structlog
 from sqlalchemy import and_, or_, select, update
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from entitlements.audit.ledger import Actor
-from entitlements.catalog.model import ChangeTiming, ProrationMode
+from entitlements.catalog.model import Catalog, ProrationMode
 from entitlements.kernel.clock import Clock, wall_now
 from entitlements.kernel.errors import (
     Conflict,
@@ -26,46 +23,54 @@ from entitlements.kernel.errors import (
     PaymentDeclined,
     PaymentProviderUnavailable,
     QuoteStale,
+    ServiceError,
     ValidationFailed,
 )
 from entitlements.kernel.money import Money, smallest_charge_minor
 from entitlements.storage.unit_of_work import Database
 from entitlements.subscriptions import quote as quotes
-from entitlements.subscriptions.change import Authority, ChangeDirection, ChangePlan
-from entitlements.subscriptions.orders import order_of, tell_differences
+from entitlements.subscriptions.alignment import Alignment
+from entitlements.subscriptions.change import (
+    Authority,
+    ChangeDirection,
+    ChangePlan,
+    as_queued,
+    once_scheduled,
+)
+from entitlements.subscriptions.due import end_queue
+from entitlements.subscriptions.leases import LEASE, kept_alive
+from entitlements.subscriptions.orders import future_of, order_of, tell_differences
 from entitlements.subscriptions.payments import (
     BillingOrder,
     CheckoutStatus,
+    Future,
     Outcome,
     OutcomeKind,
     PaymentProvider,
     ProviderCustomer,
     ProviderInvoice,
+    ProviderSubscription,
     as_provided,
 )
 from entitlements.subscriptions.quote import Quote
 from entitlements.subscriptions.quoting import Quoting
 from entitlements.subscriptions.records import (
     UNSETTLED,
+    drop,
     load_state,
     locked_customer,
     mirror_customer,
     mirror_invoice,
     mirror_subscription,
+    raise_future,
     record,
     refuse_while_unsettled,
     store_plan,
 )
 from entitlements.subscriptions.request import ChangeRequest
 from entitlements.subscriptions.return_urls import ReturnUrls
+from entitlements.subscriptions.state import Subscription
 from entitlements.subscriptions.tables import ChangeRow, CustomerRow, SubscriptionRow
-
-log = structlog.get_logger()
-
-LEASE = timedelta(seconds=5)
-"""How long after its last sign of life a process is taken for dead, and its intent taken over."""
-
-LEASE_RENEWED_AFTER_SECONDS = 1.5
 
 KEY_AGE_LIMIT = timedelta(hours=23)
 """The provider may forget idempotency keys after 24 hours: older intents are not sent again."""
@@ -88,40 +93,24 @@ class Settlement:
     def __init__(
         self,
         database: Database,
+        catalog: Callable[[], Awaitable[Catalog]],
         clock: Clock,
         payments: PaymentProvider,
         quoting: Quoting,
+        alignment: Alignment,
         return_urls: ReturnUrls,
     ) -> None:
         self._database = database
+        self._catalog = catalog
         self._clock = clock
         self._payments = payments
         self._quoting = quoting
+        self._alignment = alignment
         self._return_urls = return_urls
 
-    @asynccontextmanager
-    async def working_on(self, change_id: str) -> AsyncIterator[None]:
+    def working_on(self, change_id: str) -> AbstractAsyncContextManager[None]:
         """Keep the lease of an intent for as long as the block runs."""
-        done = asyncio.Event()
-
-        async def renew() -> None:
-            while True:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(LEASE_RENEWED_AFTER_SECONDS):
-                        await done.wait()
-                if done.is_set():
-                    return
-                try:
-                    await self._renew_lease(change_id)
-                except SQLAlchemyError:  # the work itself will tell, if the database is gone
-                    log.warning("lease_not_renewed", change=change_id)
-
-        renewing = asyncio.create_task(renew())
-        try:
-            yield
-        finally:
-            done.set()
-            await renewing
+        return kept_alive(lambda: self._renew_lease(change_id))
 
     async def _renew_lease(self, change_id: str) -> None:
         async with self._database.write() as session:
@@ -193,6 +182,8 @@ class Settlement:
     async def _go_on(self, change: ChangeRow) -> Committed:
         """Ask the provider how far it has come; send it again only where it never arrived."""
         order, plan = await self.order_of(change)
+        if plan.waits:
+            return await self._go_on_scheduling(change, plan)
         if plan.direction is ChangeDirection.CANCELLATION:
             return await self.carry_out(change.id)  # the same keys: cancelled once
         if change.abandoned_by is not None:
@@ -239,7 +230,11 @@ class Settlement:
         change = await self.change(change_id)
         order, plan = await self.order_of(change)
         try:
-            if plan.direction is ChangeDirection.CANCELLATION:
+            if change.subscription_id is not None:
+                await self._alignment.until_free(change.subscription_id)
+            if plan.waits:
+                outcome = await self._schedule(change, plan)
+            elif plan.direction is ChangeDirection.CANCELLATION:
                 outcome = await self._cancel_at_provider(change, order, plan)
             else:
                 provided = await self._payments.ensure_customer(order.customer)
@@ -256,6 +251,11 @@ class Settlement:
             )
         except ValidationFailed as error:
             return await self._refuse(change_id, error.issues[0].code, error.message)
+        except Conflict as error:
+            if error.code != "PROVIDER_REFUSED":
+                await self._give_back_lease(change_id)
+                raise
+            return await self._refuse(change_id, error.code, error.message)
         except PaymentProviderUnavailable:
             await self._give_back_lease(change_id)
             raise
@@ -300,6 +300,41 @@ class Settlement:
             if change is not None and change.status == "pending":
                 change.leased_until = wall_now() + timedelta(seconds=1)
 
+    async def _schedule(self, change: ChangeRow, plan: ChangePlan) -> Outcome:
+        """Tell the provider what is to happen at the end of the period, this change included."""
+        future, held = await self._future_with(change, plan)
+        if held.provider_id is None:
+            return Outcome(kind=OutcomeKind.APPLIED)
+        provided = await self._payments.set_future(change.id, held.provider_id, future)
+        return Outcome(kind=OutcomeKind.APPLIED, subscription=provided)
+
+    async def _future_with(
+        self, change: ChangeRow, plan: ChangePlan
+    ) -> tuple[Future, Subscription]:
+        """What the provider is to do once a change waits with the others, and what is held then."""
+        async with self._database.read() as session:
+            row = await session.get_one(CustomerRow, change.customer_id)
+            state = await load_state(session, row)
+        request = msgspec.convert(change.request, ChangeRequest)
+        held = once_scheduled(state, plan, as_queued(plan, change.id, request))
+        return future_of(await self._catalog(), state, held), held
+
+    async def _go_on_scheduling(self, change: ChangeRow, plan: ChangePlan) -> Committed:
+        """The same keys: planned once. Past its instant only what the provider did can tell."""
+        if self._clock.now() < plan.effective_at:
+            return await self.carry_out(change.id)
+        future, held = await self._future_with(change, plan)
+        provided = None
+        if held.provider_id is not None:
+            await self._payments.advance_clock(self._clock.now())
+            provided = await self._payments.subscription(held.provider_id)
+        if provided is not None and provided.has_done(future):
+            return await self.settle(
+                change.id, Outcome(kind=OutcomeKind.APPLIED, subscription=provided)
+            )
+        message = "the period ended before the provider was told: ask again"
+        return await self._refuse(change.id, "TOO_LATE", message)
+
     async def _cancel_at_provider(
         self, change: ChangeRow, order: BillingOrder, plan: ChangePlan
     ) -> Outcome:
@@ -307,8 +342,7 @@ class Settlement:
         return await self._payments.cancel(
             change.id,
             order.subscription_provider_id,
-            at_end=True if plan.timing is ChangeTiming.PERIOD_END else None,
-            invoice_now=plan.timing is ChangeTiming.NOW and not plan.void_open_invoices,
+            invoice_now=not plan.void_open_invoices,
             prorate=plan.proration is not ProrationMode.NONE,
             void_open=plan.void_open_invoices,
         )
@@ -335,6 +369,10 @@ class Settlement:
                 if provided is not None:
                     mirror_customer(row, provided)
                 await self._apply(session, row, change, outcome)
+        if change.status not in WAITING and change.subscription_id is not None:
+            # What was planned there made room for the change: nobody waits for its coming back.
+            with contextlib.suppress(ServiceError):
+                await self._alignment.align(change.subscription_id)
         answer = await self.answer(change)
         return msgspec.structs.replace(answer, client_secret=outcome.client_secret)
 
@@ -345,16 +383,11 @@ class Settlement:
         now = self._clock.now()
         subscription_id = change.subscription_id
         if outcome.kind is OutcomeKind.APPLIED:
-            assert outcome.subscription is not None
-            if plan.direction is ChangeDirection.CANCELLATION:
-                subscription = await session.get_one(SubscriptionRow, subscription_id)
-                mirror_subscription(subscription, outcome.subscription)
-            else:
-                subscription = await store_plan(session, row, change, plan, outcome.subscription)
+            await drop(session, now, Actor(change.created_by), row, plan.dropped)
+            subscription = await self._make_true(session, row, change, plan, outcome.subscription)
             subscription_id = change.subscription_id = subscription.id
-            later = plan.timing is ChangeTiming.PERIOD_END
-            change.status = "scheduled" if later else "applied"
-            action = "change.scheduled" if later else "change.applied"
+            change.status = "scheduled" if plan.waits else "applied"
+            action = f"change.{change.status}"
         elif outcome.kind is OutcomeKind.ACTION_REQUIRED:
             if change.status == "awaiting_payment":
                 return
@@ -399,6 +432,29 @@ class Settlement:
             reason=change.reason,
             mrr_delta=Money(change.mrr_delta_minor, change.currency) if applied else None,
         )
+
+    async def _make_true(
+        self,
+        session: AsyncSession,
+        row: CustomerRow,
+        change: ChangeRow,
+        plan: ChangePlan,
+        provided: ProviderSubscription | None,
+    ) -> SubscriptionRow:
+        """Store what a change has made of a subscription: of what waits, only that it does."""
+        if plan.direction is not ChangeDirection.CANCELLATION and not plan.waits:
+            assert provided is not None
+            return await store_plan(session, row, change, plan, provided)
+        subscription = await session.get_one(SubscriptionRow, change.subscription_id)
+        if plan.waits:
+            raise_future(subscription)
+            if plan.direction is ChangeDirection.CANCELLATION:
+                subscription.cancel_at = plan.effective_at
+        if provided is not None:
+            mirror_subscription(subscription, provided)
+        if subscription.ended_at is not None:
+            await end_queue(session, subscription.id, self._clock.now())
+        return subscription
 
     def _take_lines(self, change: ChangeRow, plan: ChangePlan, invoice: ProviderInvoice) -> None:
         """What was charged is what the provider says; where it is not ours, it is said aloud."""

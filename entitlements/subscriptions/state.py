@@ -10,6 +10,7 @@ from entitlements.catalog.model import AnyPackage, Catalog, Plan, Policy
 from entitlements.kernel.period import Interval, Period
 from entitlements.pricing.selection import parts_of
 from entitlements.subscriptions.invoice_line import Line
+from entitlements.subscriptions.request import Queued
 
 
 class SubscriptionStatus(StrEnum):
@@ -56,7 +57,11 @@ class Item(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Subscription(msgspec.Struct, frozen=True, kw_only=True):
-    """One product held. `quantities` are the levels bought (seats), by feature id."""
+    """One product held. `quantities` are the levels bought (seats), by feature id.
+
+    `queue` has the changes that wait for the end of the period, in the order in which they were
+    asked for. `unaligned`: the provider may not have been told yet what that comes to.
+    """
 
     id: str
     product_id: str
@@ -69,6 +74,8 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
     items: tuple[Item, ...]
     quantities: Mapping[str, int] = {}
     pending_lines: tuple[Line, ...] = ()  # prorations that wait for the next invoice
+    queue: tuple[Queued, ...] = ()
+    unaligned: bool = False
     provider_id: str | None = None
     trial_ends_at: datetime | None = None
     cancel_at: datetime | None = None

@@ -13,6 +13,7 @@ from entitlements.kernel.clock import Clock, wall_now
 from entitlements.kernel.errors import Conflict, ServiceError
 from entitlements.kernel.money import Money
 from entitlements.storage.unit_of_work import Database
+from entitlements.subscriptions.due import apply_due, end_queue, taken_back
 from entitlements.subscriptions.lines import held_mrr_minor
 from entitlements.subscriptions.payments import PaymentProvider
 from entitlements.subscriptions.records import (
@@ -21,7 +22,9 @@ from entitlements.subscriptions.records import (
     locked_customer,
     mirror_customer,
     mirror_invoice,
+    mirror_items,
     mirror_subscription,
+    move_queue,
     record,
 )
 from entitlements.subscriptions.settlement import WAITING, Settlement
@@ -65,6 +68,7 @@ class ProviderSync:
                 )
             ).all()
             since = await _open_since(session, customer_id)
+        catalog = await self._catalog()
         customer = await self._payments.customer(customer_provider_id)
         invoices = await self._payments.invoices(customer_provider_id, since)
         provided = {
@@ -76,6 +80,10 @@ class ProviderSync:
             row = await locked_customer(session, customer_id)
             if row.revision != revision:
                 raise Conflict("the customer has changed meanwhile", code="CHANGED_MEANWHILE")
+            now = self._clock.now()
+            renewed_at = (found.period.start for found in provided.values() if found)
+            # The provider's clock may be ahead of ours: what is due before its renewal comes first.
+            await apply_due(session, catalog, row, max([now, *renewed_at]), now)
             changed = bool(customer and mirror_customer(row, customer))
             owners: dict[str, str] = {}
             for subscription in await session.scalars(
@@ -83,7 +91,11 @@ class ProviderSync:
             ):
                 owners[subscription.provider_id or ""] = subscription.id
                 found = provided.get(subscription.id)
-                if found and (differing := mirror_subscription(subscription, found)):
+                if found is None or (subscription.ended_at and not found.ended_at):
+                    continue  # it has ended by our own data, and will have there
+                differing = mirror_subscription(subscription, found)
+                await mirror_items(session, subscription, found)
+                if differing:
                     changed = True
                     await self._follow(session, row, subscription, differing)
             for invoice in reversed(invoices):
@@ -130,18 +142,16 @@ class ProviderSync:
     ) -> None:
         """A renewal, a failed payment, an end: kept in the ledger, with what follows from it."""
         catalog = await self._catalog()
+        await move_queue(session, subscription)
         state = await load_state(session, row)
         held = next(s for s in state.subscriptions if s.id == subscription.id)
         if "period_start" in differing:
             await begin_period(session, subscription, held)
         ended = "status" in differing and not held.live
         if ended:
-            for change in await session.scalars(
-                select(ChangeRow).where(
-                    ChangeRow.subscription_id == subscription.id, ChangeRow.status == "scheduled"
-                )
-            ):
-                change.status, change.settled_at = "applied", self._clock.now()
+            await end_queue(session, subscription.id, self._clock.now())
+        elif "cancel_at" in differing and held.cancel_at is None:
+            await taken_back(session, row, subscription.id, self._clock.now())
         await record(
             session,
             self._clock.now(),

@@ -61,6 +61,10 @@ class SubscriptionRow(Base):
     quantities: Mapped[Any] = mapped_column(Json, default=dict)
     # Prorations that wait for the next invoice.
     pending_lines: Mapped[Any] = mapped_column(Json, default=list)
+    # Raised whenever what is to happen at the period's end changes. Until the provider has been
+    # told, `align_due_at` says when to tell it: wall time, the next try or the lease's end.
+    future_generation: Mapped[int] = mapped_column(default=0, server_default="0")
+    align_due_at: Mapped[datetime | None] = mapped_column(Instant, index=True)
 
 
 class SubscriptionItemRow(Base):
@@ -92,6 +96,7 @@ class ChangeRow(Base):
     __table_args__ = (
         UniqueConstraint("customer_id", "mutation", "idempotency_key"),
         Index(None, "status", "created_at"),
+        Index(None, "status", "effective_at"),
         Index(None, "customer_id", "id"),
     )
 
@@ -107,6 +112,7 @@ class ChangeRow(Base):
     request_digest: Mapped[str] = mapped_column(String(64))
     request: Mapped[Any] = mapped_column(Json)
     plan: Mapped[str] = mapped_column(Text)  # the ChangePlan
+    levels: Mapped[Any | None] = mapped_column(Json)  # bought afterwards, by feature id
     currency: Mapped[str] = mapped_column(String(3))
     effective_at: Mapped[datetime] = mapped_column(Instant)
     created_at: Mapped[datetime] = mapped_column(Instant)

@@ -149,7 +149,8 @@ class ChangeMutations:
 
     @strawberry.mutation(
         extensions=[Guarded()],
-        description="Abandon a change that waits for payment, or undo a scheduled cancellation.",
+        description="Take a scheduled change or cancellation back, or abandon one that waits for "
+        "payment.",
     )
     async def cancel_scheduled_change(self, info: Info, id: ChangeId) -> CommitChangeResult:
         context = info.context

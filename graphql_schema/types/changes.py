@@ -218,7 +218,9 @@ class Change:
     def mrr_delta(self) -> Money:
         return money(self.row.mrr_delta_minor, self.row.currency)
 
-    @strawberry.field(description="Why it was not done; null unless it FAILED.")
+    @strawberry.field(
+        description="Why it was not done; null unless it FAILED, or was CANCELED by something else."
+    )
     def failure(self) -> ChangeFailure | None:
         if self.row.failure_code is None:
             return None

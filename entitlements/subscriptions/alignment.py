@@ -1,0 +1,162 @@
+"""Alignment: the provider is to do at the end of a period what our queue comes to.
+
+Every transaction that changes what is to happen then raises the subscription's generation
+(`records.raise_future`). Until the provider has been told of the newest one the subscription is
+unaligned, and whoever comes by (the request itself, the worker) reads what the provider has planned
+and makes it so, under a lease. Nothing is told while a change is unsettled: it needs the way free.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
+
+import structlog
+from sqlalchemy import ColumnElement, exists, select, update
+
+from entitlements.catalog.model import Catalog
+from entitlements.kernel.clock import Clock, wall_now
+from entitlements.kernel.errors import Conflict, ServiceError
+from entitlements.storage.unit_of_work import Database
+from entitlements.subscriptions.leases import LEASE, kept_alive
+from entitlements.subscriptions.orders import correction_of, future_of
+from entitlements.subscriptions.payments import OutcomeKind, PaymentProvider, ProviderSubscription
+from entitlements.subscriptions.queue import is_due
+from entitlements.subscriptions.records import (
+    UNSETTLED,
+    load_state,
+    locked_customer,
+    mirror_items,
+    mirror_subscription,
+)
+from entitlements.subscriptions.tables import ChangeRow, CustomerRow, SubscriptionRow
+
+log = structlog.get_logger()
+
+RETRY_AFTER = timedelta(seconds=2)
+WAIT_SECONDS = 10
+
+
+class Alignment:
+    def __init__(
+        self,
+        database: Database,
+        catalog: Callable[[], Awaitable[Catalog]],
+        clock: Clock,
+        payments: PaymentProvider,
+    ) -> None:
+        self._database = database
+        self._catalog = catalog
+        self._clock = clock
+        self._payments = payments
+
+    async def waiting(self, limit: int = 100) -> Sequence[str]:
+        """Subscriptions of which the provider is to be told something now."""
+        query = (
+            select(SubscriptionRow.id)
+            .where(SubscriptionRow.align_due_at <= wall_now(), ~_being_changed())
+            .order_by(SubscriptionRow.align_due_at)
+            .limit(limit)
+        )
+        async with self._database.read() as session:
+            return (await session.scalars(query)).all()
+
+    async def align(self, subscription_id: str) -> bool:
+        """Tell the provider what is to happen; False where it knows, or somebody is telling it.
+
+        Raises what the provider raises; the worker then tries again.
+        """
+        async with self._database.read() as session:
+            row = await session.get_one(SubscriptionRow, subscription_id)
+        generation = await self._take(subscription_id) if row.align_due_at is not None else None
+        if generation is None:
+            return False
+        retry_at = wall_now() + RETRY_AFTER
+        try:
+            async with kept_alive(lambda: self._renew(subscription_id)):
+                provided = await self._make_so(subscription_id, generation)
+        except ServiceError as error:
+            log.warning("not_aligned", subscription=subscription_id, code=error.code)
+            async with self._database.write() as session:
+                row = await session.get_one(SubscriptionRow, subscription_id, with_for_update=True)
+                row.align_due_at = retry_at
+            raise
+        async with self._database.write() as session:
+            row = await session.get_one(SubscriptionRow, subscription_id)
+            await locked_customer(session, row.customer_id)
+            await session.refresh(row)
+            same = row.future_generation == generation
+            row.align_due_at = None if same else wall_now()
+            if same and provided is not None and row.ended_at is None:
+                mirror_subscription(row, provided)
+                await mirror_items(session, row, provided)
+        return True
+
+    async def _take(self, subscription_id: str) -> int | None:
+        """Lease an unaligned subscription; its generation, None where there is nothing to do."""
+        async with self._database.write() as session:
+            row = await session.get_one(SubscriptionRow, subscription_id)
+            await locked_customer(session, row.customer_id)
+            await session.refresh(row)
+            unsettled = await session.scalar(
+                select(ChangeRow.id).where(
+                    ChangeRow.customer_id == row.customer_id, ChangeRow.status.in_(UNSETTLED)
+                )
+            )
+            if row.align_due_at is None or row.align_due_at > wall_now() or unsettled is not None:
+                return None
+            if row.provider_id is None or row.ended_at is not None:
+                row.align_due_at = None
+                return None
+            row.align_due_at = wall_now() + LEASE
+            return row.future_generation
+
+    async def _renew(self, subscription_id: str) -> None:
+        async with self._database.write() as session:
+            await session.execute(
+                update(SubscriptionRow)
+                .where(SubscriptionRow.id == subscription_id)
+                .values(align_due_at=wall_now() + LEASE)
+            )
+
+    async def _make_so(self, subscription_id: str, generation: int) -> ProviderSubscription | None:
+        async with self._database.read() as session:
+            row = await session.get_one(SubscriptionRow, subscription_id)
+            customer = await session.get_one(CustomerRow, row.customer_id)
+            state = await load_state(session, customer)
+        catalog = await self._catalog()
+        now = self._clock.now()
+        held = next(s for s in state.subscriptions if s.id == subscription_id)
+        assert held.provider_id is not None
+        await self._payments.advance_clock(now)
+        provided = await self._payments.subscription(held.provider_id)
+        if provided is None or provided.ended_at is not None:
+            return None
+        if provided.period.end <= now or (held.queue and is_due(held, now)):
+            raise Conflict("the period is being renewed", code="RENEWAL_IN_PROGRESS")
+        key = f"{subscription_id}:{generation}"
+        order = correction_of(catalog, customer, held, provided)
+        if order is not None:
+            outcome = await self._payments.execute(f"{key}:items", order)
+            if outcome.kind is not OutcomeKind.APPLIED:
+                raise Conflict("what is held could not be made so", code="NOT_CORRECTED")
+        future = future_of(catalog, state, held)
+        return await self._payments.set_future(key, held.provider_id, future)
+
+    async def until_free(self, subscription_id: str) -> None:
+        """Wait until nobody tells the provider anything of a subscription.
+
+        Nobody begins to while a change of it is unsettled. `Conflict` where it takes too long.
+        """
+        for _ in range(WAIT_SECONDS * 20):
+            async with self._database.read() as session:
+                row = await session.get_one(SubscriptionRow, subscription_id)
+            if row.align_due_at is None or row.align_due_at <= wall_now():
+                return
+            await asyncio.sleep(0.05)
+        raise Conflict("the provider is being told of another change", code="CHANGE_IN_PROGRESS")
+
+
+def _being_changed() -> ColumnElement[bool]:
+    return exists().where(
+        ChangeRow.customer_id == SubscriptionRow.customer_id, ChangeRow.status.in_(UNSETTLED)
+    )

@@ -1,0 +1,206 @@
+"""What is due on what customers hold: written down once, from our own data, by whoever comes first.
+
+What is due is data with an instant, and `queue.in_effect` says what it comes to. Access follows
+that at once; here it is made true in the database, in one transaction a customer.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from entitlements.audit import ledger
+from entitlements.catalog.model import Catalog
+from entitlements.kernel.clock import Clock
+from entitlements.kernel.money import Money
+from entitlements.storage.unit_of_work import Database
+from entitlements.subscriptions.change import ChangeDirection
+from entitlements.subscriptions.lines import held_mrr_minor
+from entitlements.subscriptions.queue import Applied, Dropped, roll
+from entitlements.subscriptions.records import (
+    drop,
+    load_state,
+    raise_future,
+    record,
+    store_items,
+)
+from entitlements.subscriptions.state import CustomerState, Subscription, SubscriptionStatus
+from entitlements.subscriptions.tables import ChangeRow, CustomerRow, SubscriptionRow
+
+
+class Due:
+    def __init__(
+        self, database: Database, catalog: Callable[[], Awaitable[Catalog]], clock: Clock
+    ) -> None:
+        self._database = database
+        self._catalog = catalog
+        self._clock = clock
+
+    async def customers(self, limit: int = 100) -> Sequence[str]:
+        """Those of whom something is due now."""
+        query = (
+            select(ChangeRow.customer_id)
+            .where(ChangeRow.status == "scheduled", ChangeRow.effective_at <= self._clock.now())
+            .distinct()
+            .limit(limit)
+        )
+        async with self._database.read() as session:
+            return (await session.scalars(query)).all()
+
+    async def next_at(self, until: datetime) -> datetime | None:
+        """When something is due next, of what is by an instant."""
+        query = select(func.min(ChangeRow.effective_at)).where(
+            ChangeRow.status == "scheduled", ChangeRow.effective_at <= until
+        )
+        async with self._database.read() as session:
+            return await session.scalar(query)
+
+    async def apply(self, customer_id: str) -> bool:
+        """Do what is due of a customer; False where nothing is, or another is at it."""
+        catalog = await self._catalog()
+        async with self._database.write() as session:
+            row = await session.scalar(
+                select(CustomerRow)
+                .where(CustomerRow.id == customer_id)
+                .with_for_update(skip_locked=True)
+            )
+            if row is None:
+                return False
+            return await apply_due(session, catalog, row, self._clock.now(), self._clock.now())
+
+
+async def apply_due(
+    session: AsyncSession, catalog: Catalog, row: CustomerRow, at: datetime, now: datetime
+) -> bool:
+    """Do what is due of a customer whose row is locked by an instant `at`, in a transaction at
+    `now`: usually the same, but the provider's clock may be ahead of ours."""
+    due = (
+        await session.scalars(
+            select(ChangeRow).where(
+                ChangeRow.customer_id == row.id,
+                ChangeRow.status == "scheduled",
+                ChangeRow.effective_at <= at,
+            )
+        )
+    ).all()
+    if not due:
+        return False
+    changes = {change.id: change for change in due}
+    state = await load_state(session, row)
+    for subscription_id in sorted({change.subscription_id or "" for change in due}):
+        subscription = await session.get_one(SubscriptionRow, subscription_id)
+        held = next(s for s in state.subscriptions if s.id == subscription_id)
+        if not held.live:
+            await end_queue(session, held.id, now)
+        elif held.cancel_at is not None and held.cancel_at <= at:
+            await _end(session, catalog, row, subscription, held, now)
+        else:
+            await _enter(session, catalog, state, row, subscription, held, changes, now)
+    row.revision += 1
+    return True
+
+
+async def _end(
+    session: AsyncSession,
+    catalog: Catalog,
+    row: CustomerRow,
+    subscription: SubscriptionRow,
+    held: Subscription,
+    now: datetime,
+) -> None:
+    """A cancellation takes effect."""
+    subscription.status = SubscriptionStatus.CANCELED.value
+    subscription.ended_at = held.cancel_at
+    subscription.align_due_at = None
+    await end_queue(session, subscription.id, now)
+    await record(
+        session,
+        now,
+        ledger.SYSTEM,
+        row,
+        "subscription.ended",
+        object_type="subscription",
+        object_id=held.id,
+        before={"status": held.status},
+        after={"status": SubscriptionStatus.CANCELED, "ended_at": held.cancel_at},
+        mrr_delta=-Money(held_mrr_minor(catalog, held), held.currency),
+    )
+
+
+async def end_queue(session: AsyncSession, subscription_id: str, now: datetime) -> None:
+    """A subscription has ended: its cancellation is done, and nothing waits any more."""
+    for change in await session.scalars(
+        select(ChangeRow).where(
+            ChangeRow.subscription_id == subscription_id, ChangeRow.status == "scheduled"
+        )
+    ):
+        change.settled_at = now
+        change.status = "applied" if change.request.get("cancel") else "canceled"
+        if change.status == "canceled":
+            change.failure_code = "SUBSCRIPTION_ENDS"
+            change.failure_message = "the subscription ended before"
+
+
+async def taken_back(
+    session: AsyncSession, row: CustomerRow, subscription_id: str, now: datetime
+) -> None:
+    """A cancellation that was scheduled here has been taken back at the provider."""
+    for change in await session.scalars(
+        select(ChangeRow).where(
+            ChangeRow.subscription_id == subscription_id,
+            ChangeRow.status == "scheduled",
+            ChangeRow.direction == ChangeDirection.CANCELLATION.value,
+        )
+    ):
+        reason = "it was taken back at the payment provider"
+        gone = Dropped(change.id, change.description, "NO_LONGER_APPLIES", reason)
+        await drop(session, now, ledger.SYSTEM, row, [gone])
+
+
+async def _enter(
+    session: AsyncSession,
+    catalog: Catalog,
+    state: CustomerState,
+    row: CustomerRow,
+    subscription: SubscriptionRow,
+    held: Subscription,
+    changes: dict[str, ChangeRow],
+    now: datetime,
+) -> None:
+    """A queue takes effect. The period is the provider's to begin."""
+    rolled = roll(catalog, state, held, (e for e in held.queue if e.change_id in changes))
+    then = rolled.held
+    subscription.interval = then.interval
+    subscription.quantities = dict(then.quantities)
+    subscription.anchor = then.anchor
+    await store_items(session, subscription, then.items)
+    for applied in rolled.applied:
+        change = changes[applied.entry.change_id]
+        change.status, change.settled_at = "applied", now
+        change.mrr_delta_minor = _mrr_delta(catalog, applied)
+        await record(
+            session,
+            now,
+            ledger.SYSTEM,
+            row,
+            "change.applied",
+            object_type="change",
+            object_id=change.id,
+            after={
+                "status": change.status,
+                "effective_at": change.effective_at,
+                "items": applied.after.items,
+                "quantities": applied.after.quantities,
+                "interval": applied.after.interval,
+            },
+            reason=change.reason,
+            mrr_delta=Money(change.mrr_delta_minor, change.currency),
+        )
+    await drop(session, now, ledger.SYSTEM, row, rolled.dropped)
+    await taken_back(session, row, subscription.id, now)
+    raise_future(subscription)
+
+
+def _mrr_delta(catalog: Catalog, applied: Applied) -> int:
+    return held_mrr_minor(catalog, applied.after) - held_mrr_minor(catalog, applied.before)
