@@ -43,7 +43,7 @@ from entitlements.subscriptions.tables import (
 )
 
 CLOCK_YEARS_AT_MOST = 10
-STEPS_AT_MOST = 10_000
+STEPS_AT_MOST = 1_000
 FOLLOW_TRIES = 20
 FOLLOW_PAUSE_SECONDS = 0.1
 
@@ -154,6 +154,8 @@ class SandboxClock:
             if at is None:
                 break
             await self._step(max(at, self.clock.now()), stays=stays)
+            if await self._due.next_at(at) is not None:  # a worker is at it, too
+                await asyncio.sleep(FOLLOW_PAUSE_SECONDS)
         await self._step(to, stays=stays)
 
     async def _step(self, to: datetime, *, stays: bool) -> None:
@@ -239,9 +241,9 @@ async def build_services(settings: Settings, *, clock: SettableClock | None = No
     return_urls = _return_urls(settings)
     quoting = Quoting(database, catalog.current, service_clock, signer, payments)
     due = Due(database, catalog.current, service_clock)
-    alignment = Alignment(database, catalog.current, service_clock, payments)
+    alignment = Alignment(database, catalog.current, service_clock, payments, due)
     settlement = Settlement(
-        database, catalog.current, service_clock, payments, quoting, alignment, return_urls
+        database, catalog.current, service_clock, payments, quoting, alignment, due, return_urls
     )
     sync = ProviderSync(database, catalog.current, service_clock, payments, settlement)
     changes = ChangeService(

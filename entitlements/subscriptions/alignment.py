@@ -17,10 +17,10 @@ from entitlements.catalog.model import Catalog
 from entitlements.kernel.clock import Clock, wall_now
 from entitlements.kernel.errors import Conflict, ServiceError
 from entitlements.storage.unit_of_work import Database
+from entitlements.subscriptions.due import Due
 from entitlements.subscriptions.leases import LEASE, kept_alive
 from entitlements.subscriptions.orders import correction_of, future_of
 from entitlements.subscriptions.payments import OutcomeKind, PaymentProvider, ProviderSubscription
-from entitlements.subscriptions.queue import is_due
 from entitlements.subscriptions.records import (
     UNSETTLED,
     load_state,
@@ -43,11 +43,13 @@ class Alignment:
         catalog: Callable[[], Awaitable[Catalog]],
         clock: Clock,
         payments: PaymentProvider,
+        due: Due,
     ) -> None:
         self._database = database
         self._catalog = catalog
         self._clock = clock
         self._payments = payments
+        self._due = due
 
     async def waiting(self, limit: int = 100) -> Sequence[str]:
         """Subscriptions of which the provider is to be told something now."""
@@ -67,7 +69,10 @@ class Alignment:
         """
         async with self._database.read() as session:
             row = await session.get_one(SubscriptionRow, subscription_id)
-        generation = await self._take(subscription_id) if row.align_due_at is not None else None
+        if row.align_due_at is None:
+            return False
+        await self._due.apply(row.customer_id)
+        generation = await self._take(subscription_id)
         if generation is None:
             return False
         retry_at = wall_now() + RETRY_AFTER
@@ -131,7 +136,7 @@ class Alignment:
         provided = await self._payments.subscription(held.provider_id)
         if provided is None or provided.ended_at is not None:
             return None
-        if provided.period.end <= now or (held.queue and is_due(held, now)):
+        if provided.period.end <= now or (held.queue and held.period.end <= now):
             raise Conflict("the period is being renewed", code="RENEWAL_IN_PROGRESS")
         key = f"{subscription_id}:{generation}"
         order = correction_of(catalog, customer, held, provided)

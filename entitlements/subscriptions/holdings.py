@@ -10,7 +10,7 @@ from entitlements.catalog.values import at_least
 from entitlements.grants.merge import Grants, resolve
 from entitlements.grants.sources import HeldPackage, Holding
 from entitlements.subscriptions.change import ChangePlan
-from entitlements.subscriptions.queue import in_effect
+from entitlements.subscriptions.queue import in_effect, next_due_at
 from entitlements.subscriptions.state import (
     CustomerState,
     Item,
@@ -44,8 +44,11 @@ def _holding(catalog: Catalog, subscription: Subscription, at: datetime) -> Hold
 
 
 def grants_of(catalog: Catalog, state: CustomerState, at: datetime) -> Grants:
-    """Everything a customer may do at an instant."""
-    return resolve(catalog, holdings_of(catalog, in_effect(catalog, state, at), at), (), at)
+    """Everything a customer may do at an instant, and until when at most that holds."""
+    then = in_effect(catalog, state, at)
+    grants = resolve(catalog, holdings_of(catalog, then, at), (), at)
+    ends = [end for end in (grants.holds_until, next_due_at(then)) if end is not None]
+    return msgspec.structs.replace(grants, holds_until=min(ends, default=None))
 
 
 class EntitlementChange(msgspec.Struct, frozen=True):

@@ -166,6 +166,16 @@ def in_effect(catalog: Catalog, state: CustomerState, at: datetime) -> CustomerS
     return msgspec.structs.replace(state, subscriptions=then)
 
 
+def next_due_at(state: CustomerState) -> datetime | None:
+    """When what somebody holds changes next by itself, besides renewals that change nothing."""
+    instants = [
+        held.cancel_at if held.cancel_at is not None else held.period.end
+        for held in state.subscriptions
+        if held.live and (held.cancel_at is not None or held.queue)
+    ]
+    return min(instants, default=None)
+
+
 def _then(catalog: Catalog, state: CustomerState, held: Subscription, at: datetime) -> Subscription:
     if held.cancel_at is not None and held.cancel_at <= at:
         return msgspec.structs.replace(

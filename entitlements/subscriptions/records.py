@@ -287,6 +287,14 @@ def raise_future(row: SubscriptionRow) -> None:
     row.align_due_at = row.align_due_at or wall_now()
 
 
+async def make_room(session: AsyncSession, state: CustomerState, plan: ChangePlan) -> None:
+    """What is planned at the provider stands in the way of a change at once: it is taken away
+    first, and put back when the change is settled, however it ends."""
+    held = next((s for s in state.subscriptions if s.id == plan.subscription_id), None)
+    if held is not None and not plan.waits and (held.queue or held.unaligned):
+        raise_future(await session.get_one(SubscriptionRow, held.id))
+
+
 async def move_queue(session: AsyncSession, row: SubscriptionRow) -> None:
     """What waits for the end of the period follows it."""
     await session.execute(

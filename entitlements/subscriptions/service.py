@@ -44,6 +44,7 @@ from entitlements.subscriptions.records import (
     drop,
     load_state,
     locked_customer,
+    make_room,
     raise_future,
     record,
     refuse_while_unsettled,
@@ -51,7 +52,6 @@ from entitlements.subscriptions.records import (
 from entitlements.subscriptions.request import ChangeRequest
 from entitlements.subscriptions.return_urls import ReturnUrls
 from entitlements.subscriptions.settlement import WAITING, Committed, Settlement
-from entitlements.subscriptions.state import CustomerState
 from entitlements.subscriptions.sync import ProviderSync
 from entitlements.subscriptions.tables import ChangeRow, CustomerRow, SubscriptionRow
 
@@ -276,7 +276,7 @@ class ChangeService:
             await self._supersede_checkouts(session, row, plan.product_id)
             change = self._intent(row, plan, claims, caller, once)
             session.add(change)
-            await self._make_room(session, state, plan)
+            await make_room(session, state, plan)
             row.revision += 1
             await session.flush()
             await record(
@@ -298,15 +298,6 @@ class ChangeService:
             )
         async with self._settlement.working_on(change.id):
             return await self._settlement.carry_out(change.id)
-
-    async def _make_room(
-        self, session: AsyncSession, state: CustomerState, plan: ChangePlan
-    ) -> None:
-        """What is planned at the provider stands in the way of a change at once: it is taken away
-        first, and put back when the change is settled, however it ends."""
-        held = next((s for s in state.subscriptions if s.id == plan.subscription_id), None)
-        if held is not None and not plan.waits and (held.queue or held.unaligned):
-            raise_future(await session.get_one(SubscriptionRow, held.id))
 
     async def _supersede_checkouts(
         self, session: AsyncSession, row: CustomerRow, product_id: str

@@ -37,7 +37,7 @@ from entitlements.subscriptions.change import (
     as_queued,
     once_scheduled,
 )
-from entitlements.subscriptions.due import end_queue
+from entitlements.subscriptions.due import Due, end_queue
 from entitlements.subscriptions.leases import LEASE, kept_alive
 from entitlements.subscriptions.orders import future_of, order_of, tell_differences
 from entitlements.subscriptions.payments import (
@@ -59,6 +59,7 @@ from entitlements.subscriptions.records import (
     drop,
     load_state,
     locked_customer,
+    make_room,
     mirror_customer,
     mirror_invoice,
     mirror_subscription,
@@ -98,6 +99,7 @@ class Settlement:
         payments: PaymentProvider,
         quoting: Quoting,
         alignment: Alignment,
+        due: Due,
         return_urls: ReturnUrls,
     ) -> None:
         self._database = database
@@ -106,6 +108,7 @@ class Settlement:
         self._payments = payments
         self._quoting = quoting
         self._alignment = alignment
+        self._due = due
         self._return_urls = return_urls
 
     def working_on(self, change_id: str) -> AbstractAsyncContextManager[None]:
@@ -143,6 +146,7 @@ class Settlement:
             return await self.answer(change)
         if checkout.status is CheckoutStatus.EXPIRED:
             return await self._refuse(change.id, "CHECKOUT_EXPIRED", "no payment method was saved")
+        await self._due.apply(change.customer_id)
         request = msgspec.convert(change.request, ChangeRequest)
         row, state = await self._quoting.loaded(change.customer_id)
         authority = Authority(change.authority)
@@ -158,6 +162,7 @@ class Settlement:
             if change.status == "awaiting_checkout" and row.revision == state.revision:
                 await refuse_while_unsettled(session, row.id)
                 self._plan_anew(change, quote)
+                await make_room(session, state, quote.plan)
                 row.revision += 1
         if change.status != "pending":
             return await self.answer(change)
@@ -306,6 +311,8 @@ class Settlement:
         if held.provider_id is None:
             return Outcome(kind=OutcomeKind.APPLIED)
         provided = await self._payments.set_future(change.id, held.provider_id, future)
+        if provided.ended_at is not None:
+            return Outcome(kind=OutcomeKind.REFUSED, message="the subscription has ended")
         return Outcome(kind=OutcomeKind.APPLIED, subscription=provided)
 
     async def _future_with(

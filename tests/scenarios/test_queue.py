@@ -250,6 +250,39 @@ async def test_a_purchase_that_is_not_paid_restores_what_was_planned(
     assert _items(await _held(api)) == {"starter@1": 1}
 
 
+async def test_a_payment_that_waits_over_the_renewal_does_not_make_it_dearer(
+    api: Api, services: Services, sandbox_url: str, example: Any
+) -> None:
+    """The schedule made room for a purchase that was never paid: the renewal is put right."""
+    await api.create_customer("acme", "pm_card_authenticationRequired")
+    asked = await api.change("start", customerId="acme", planId="professional")
+    async with httpx.AsyncClient() as client:
+        await client.post(asked["hostedUrl"], data={"action": "authenticate"})
+        await deliver(api, services, sandbox_url)
+        page = await api.ask(
+            """mutation { setUpPaymentMethod(customerId: "acme") {
+                 ... on CheckoutRequired { url } } }"""
+        )
+        await api.advance("2026-03-31T18:00:00Z")
+        await _schedule(api, "down", planId="starter")
+        asked = await api.purchase(customerId="acme", addOnId="extra-calls", idempotencyKey="buy")
+        assert asked["__typename"] == "PaymentActionRequired", asked
+        await client.post(page["setUpPaymentMethod"]["url"], data={"card": "pm_card_visa"})
+    await deliver(api, services, sandbox_url)
+
+    await api.advance("2026-04-01T12:00:05Z")
+    while await services.alignment.waiting() or await work_once(services):
+        await asyncio.sleep(0.1)
+    await deliver(api, services, sandbox_url)
+    customer = await api.customer("acme")
+    assert _items(customer["subscriptions"][0]) == {"starter@1": 1}
+    assert not (await api.access("acme", "sso"))["allowed"]
+    paid = {i["total"]["amountMinor"]: i["status"] for i in customer["invoices"]["nodes"]}
+    assert paid == {"-7000": "paid", "9900": "paid", "1500": "void"}
+    assert customer["creditBalance"]["amountMinor"] == "7000"
+    assert await _planned(sandbox_url) == [False]
+
+
 async def test_a_change_at_the_renewal_belongs_to_the_new_period(api: Api, example: Any) -> None:
     await _start(api)
     quote = await api.preview(customerId="acme", addOns=[{"id": "extra-seats", "quantity": 11}])
@@ -312,8 +345,13 @@ async def test_two_workers_let_it_take_effect_once(
     assert _items(await _held(api)) == {"starter@1": 1, "extra-seats@1": 10}
 
 
-@pytest.mark.parametrize("kind", ["error_after", "cut_before"])
-@pytest.mark.parametrize("path", ["/v1/subscription_schedules", "/v1/subscription_schedules/"])
+@pytest.mark.parametrize(
+    ("kind", "path"),
+    [
+        ("error_after", "/v1/subscription_schedules"),
+        ("cut_after", "/v1/subscription_schedules/sub_sched_"),
+    ],
+)
 async def test_a_fault_while_scheduling_ends_scheduled_once(
     api: Api, services: Services, sandbox_url: str, example: Any, kind: str, path: str
 ) -> None:
