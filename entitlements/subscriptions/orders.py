@@ -129,7 +129,9 @@ def _held_slots(held: Subscription, plan: ChangePlan) -> Sequence[HeldSlot]:
     ]
 
 
-def tell_differences(engine: Sequence[Line], provided: ProviderInvoice, **about: str) -> None:
+def tell_differences(
+    engine: Sequence[Line], provided: ProviderInvoice, **about: str
+) -> Sequence[LineDifference]:
     """Where our engine and the provider do not agree, somebody has to look."""
     if provided.lines_complete:
         found = differences(engine, provided.lines)
@@ -140,3 +142,4 @@ def tell_differences(engine: Sequence[Line], provided: ProviderInvoice, **about:
     if found:
         DIFFERENCES.inc(len(found))
         log.error("provider_differs", differences=msgspec.to_builtins(found), **about)
+    return found

@@ -14,6 +14,7 @@ import msgspec
 from sqlalchemy import and_, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from entitlements.audit import ledger
 from entitlements.audit.ledger import Actor
 from entitlements.catalog.model import Catalog, ProrationMode
 from entitlements.kernel.clock import Clock, wall_now
@@ -417,7 +418,7 @@ class Settlement:
             if plan.invoiced_now and await _is_of(session, change, plan, outcome.invoice):
                 change.invoice_provider_id = outcome.invoice.id
                 if outcome.kind is OutcomeKind.APPLIED:
-                    self._take_lines(change, plan, outcome.invoice)
+                    await self._take_lines(session, row, change, plan, outcome.invoice)
         row.revision += 1
         applied = change.status == "applied"
         await record(
@@ -463,14 +464,32 @@ class Settlement:
             await end_queue(session, subscription.id, self._clock.now())
         return subscription
 
-    def _take_lines(self, change: ChangeRow, plan: ChangePlan, invoice: ProviderInvoice) -> None:
-        """What was charged is what the provider says; where it is not ours, it is said aloud."""
+    async def _take_lines(
+        self,
+        session: AsyncSession,
+        row: CustomerRow,
+        change: ChangeRow,
+        plan: ChangePlan,
+        invoice: ProviderInvoice,
+    ) -> None:
+        """What was charged is what the provider says; where it is not ours, finance is told."""
         lines = as_provided(plan.invoice_lines, invoice)
         if len(lines) == len(plan.invoice_lines):
             lines = lines[len(plan.swept) :]  # the others are the lines of earlier changes
         change.lines = msgspec.to_builtins(lines)
         change.total_minor = sum(line.amount_minor for line in lines)
-        tell_differences(plan.invoice_lines, invoice, change=change.id)
+        found = tell_differences(plan.invoice_lines, invoice, change=change.id)
+        if found:
+            await record(
+                session,
+                self._clock.now(),
+                ledger.SYSTEM,
+                row,
+                "change.differs",
+                object_type="change",
+                object_id=change.id,
+                after={"differences": found, "invoice": invoice.id, "currency": change.currency},
+            )
 
     async def answer(self, change: ChangeRow) -> Committed:
         """What the caller is told of a change as it stands now: the same at every repetition."""
