@@ -26,7 +26,6 @@ from entitlements.subscriptions.records import (
     load_state,
     locked_customer,
     mirror_items,
-    mirror_subscription,
 )
 from entitlements.subscriptions.tables import ChangeRow, CustomerRow, SubscriptionRow
 
@@ -92,7 +91,7 @@ class Alignment:
             same = row.future_generation == generation
             row.align_due_at = None if same else wall_now()
             if same and provided is not None and row.ended_at is None:
-                mirror_subscription(row, provided)
+                row.cancel_at = provided.cancel_at
                 await mirror_items(session, row, provided)
         return True
 

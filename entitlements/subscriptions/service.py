@@ -376,6 +376,9 @@ class ChangeService:
             if taken_back and change.subscription_id is not None:
                 await self._alignment.align(change.subscription_id)
                 return await self._settlement.answer(change)
+        told_now = change.status == "canceled" and change.subscription_id is not None
+        if told_now and await self._alignment.align(change.subscription_id or ""):
+            return await self._settlement.answer(change)
         raise Conflict(f"the change is {change.status}: there is nothing to undo", code="SETTLED")
 
     async def _give_up(self, caller: Caller, change: ChangeRow) -> Committed:

@@ -390,6 +390,8 @@ class Settlement:
         plan = msgspec.json.decode(change.plan, type=ChangePlan)
         now = self._clock.now()
         subscription_id = change.subscription_id
+        if plan.waits:  # told or not, what the provider has planned is looked at again
+            raise_future(await session.get_one(SubscriptionRow, subscription_id))
         if outcome.kind is OutcomeKind.APPLIED:
             await drop(session, now, Actor(change.created_by), row, plan.dropped)
             subscription = await self._make_true(session, row, change, plan, outcome.subscription)
@@ -455,11 +457,11 @@ class Settlement:
             return await store_plan(session, row, change, plan, provided)
         subscription = await session.get_one(SubscriptionRow, change.subscription_id)
         if plan.waits:
-            raise_future(subscription)
             if plan.direction is ChangeDirection.CANCELLATION:
                 subscription.cancel_at = plan.effective_at
-        if provided is not None:
-            mirror_subscription(subscription, provided)
+            return subscription
+        assert provided is not None
+        mirror_subscription(subscription, provided)
         if subscription.ended_at is not None:
             await end_queue(session, subscription.id, self._clock.now())
         return subscription
