@@ -79,7 +79,7 @@ class Alignment:
             async with kept_alive(lambda: self._renew(subscription_id)):
                 provided = await self._make_so(subscription_id, generation)
         except ServiceError as error:
-            log.warning("not_aligned", subscription=subscription_id, code=error.code)
+            log.info("not_aligned", subscription=subscription_id, code=error.code)
             async with self._database.write() as session:
                 row = await session.get_one(SubscriptionRow, subscription_id, with_for_update=True)
                 row.align_due_at = retry_at

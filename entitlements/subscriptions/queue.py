@@ -7,7 +7,7 @@ Access, the next plan, the database and the provider's schedule are all derived 
 they agree.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 
 import msgspec
@@ -25,6 +25,16 @@ from entitlements.subscriptions.state import (
     SubscriptionStatus,
 )
 from entitlements.subscriptions.target import Target
+
+RENEWING = frozenset(
+    {
+        SubscriptionStatus.TRIALING,
+        SubscriptionStatus.ACTIVE,
+        SubscriptionStatus.PAST_DUE,
+        SubscriptionStatus.UNPAID,
+    }
+)
+"""Statuses in which one period follows another, whether or not they are paid."""
 
 
 class Dropped(msgspec.Struct, frozen=True):
@@ -91,11 +101,14 @@ def _entered(
     catalog: Catalog, state: CustomerState, held: Subscription, entry: Queued
 ) -> Subscription:
     """What is held once an entry has taken effect; `ValidationFailed` where it no longer can."""
+    request = entry.request
+    there = {item.package_id for item in held.items} | request.versions.keys()
+    named = {request.plan_id} | {b for b, quantity in request.bundles.items() if quantity}
+    _refuse_what_is_gone(named - there - {None})
     product = catalog.products[held.product_id]
-    target = Target(catalog, product, state, held, entry.request, entry.levels)
+    target = Target(catalog, product, state, held, request, entry.levels)
     brought = {item.package_id for item in target.items if item.item_id is None}
-    if strange := sorted(brought - entry.request.versions.keys()):
-        raise ValidationFailed.of("input", "NOT_HELD", f"not held any more: {', '.join(strange)}")
+    _refuse_what_is_gone(brought - request.versions.keys())
     at = entry.effective_at
     items = tuple(
         msgspec.structs.replace(item, id=item.id or _item_id(entry, n))
@@ -111,6 +124,13 @@ def _entered(
     if _terms(then) == _terms(held):
         raise ValidationFailed.of("input", "NOTHING_TO_CHANGE", "nothing would change any more")
     return then
+
+
+def _refuse_what_is_gone(package_ids: Collection[str | None]) -> None:
+    """What was held when it was asked for, and is not any more, is not bought again."""
+    if package_ids:
+        words = ", ".join(sorted(filter(None, package_ids)))
+        raise ValidationFailed.of("input", "NOT_HELD", f"not held any more: {words}")
 
 
 def _item_id(entry: Queued, position: int) -> str:
@@ -149,9 +169,8 @@ def items_held(
 
 def is_due(held: Subscription, at: datetime) -> bool:
     """Whether something has happened to a subscription by itself at an instant."""
-    if not held.live:
-        return False
-    return held.period.end <= at or (held.cancel_at is not None and held.cancel_at <= at)
+    renewed = held.status in RENEWING and held.period.end <= at
+    return held.live and (renewed or (held.cancel_at is not None and held.cancel_at <= at))
 
 
 def in_effect(catalog: Catalog, state: CustomerState, at: datetime) -> CustomerState:

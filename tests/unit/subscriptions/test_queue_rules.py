@@ -99,7 +99,9 @@ def test_what_was_given_up_meanwhile_is_not_bought_again() -> None:
         held, items=tuple(i for i in held.items if i.package_id != "a")
     )
     rolled = roll(CATALOG, state, without, held.queue)
-    assert [d.code for d in rolled.dropped] == ["NO_LONGER_APPLIES"]
+    assert [(d.code, d.reason) for d in rolled.dropped] == [
+        ("NO_LONGER_APPLIES", "not held any more: a")
+    ]
 
 
 def test_a_year_becomes_a_month_at_its_end_with_periods_of_its_own() -> None:
