@@ -214,6 +214,23 @@ async def test_a_year_waits_for_its_end_and_a_month_begins_there(api: Api, examp
 
 
 @one_database
+async def test_a_new_period_moves_what_waits_to_its_end(api: Api, example: Any) -> None:
+    await _start(api)
+    await _schedule(api, "fewer", **FEWER)
+    quote = await api.preview(customerId="acme", interval="YEAR")
+    assert quote["warnings"] == []
+    assert quote["nextInvoice"]["total"]["amountMinor"] == "149000"
+    done = await api.commit(quote["token"], "yearly")
+    assert done["change"]["status"] == "APPLIED", done
+    [waiting] = (await _held(api))["scheduledChanges"]
+    assert waiting["effectiveAt"] == quote["nextInvoice"]["at"] == "2027-03-01T12:00:00Z"
+    await api.advance(waiting["effectiveAt"])
+    assert _items(await _held(api)) == {"professional@1": 1, "extra-seats@1": 5}
+    newest = (await api.customer("acme"))["invoices"]["nodes"][0]
+    assert newest["total"] == quote["nextInvoice"]["total"]
+
+
+@one_database
 async def test_a_cancellation_drops_what_waits_and_undoing_it_lets_go_on(
     api: Api, sandbox_url: str, example: Any
 ) -> None:
