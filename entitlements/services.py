@@ -26,6 +26,7 @@ from entitlements.storage.feed import ChangeFeed
 from entitlements.storage.installation import installation, lock_installation
 from entitlements.storage.unit_of_work import Database
 from entitlements.subscriptions.alignment import Alignment
+from entitlements.subscriptions.approval import Approvals
 from entitlements.subscriptions.customers import CustomerService
 from entitlements.subscriptions.due import Due
 from entitlements.subscriptions.paying import PayingService
@@ -60,6 +61,7 @@ class Services:
     catalog: CatalogService
     customers: CustomerService
     changes: ChangeService
+    approvals: Approvals
     settlement: Settlement
     alignment: Alignment
     due: Due
@@ -185,6 +187,7 @@ class SandboxClock:
                     .join(SubscriptionRow, SubscriptionRow.customer_id == CustomerRow.id)
                     .where(
                         SubscriptionRow.status != SubscriptionStatus.CANCELED.value,
+                        SubscriptionRow.provider_id.is_not(None),
                         or_(
                             SubscriptionRow.period_end <= to,
                             SubscriptionRow.status != SubscriptionStatus.ACTIVE.value,
@@ -246,6 +249,7 @@ async def build_services(settings: Settings, *, clock: SettableClock | None = No
         database, catalog.current, service_clock, payments, quoting, alignment, due, return_urls
     )
     sync = ProviderSync(database, catalog.current, service_clock, payments, settlement)
+    approvals = Approvals(database, service_clock, quoting, settlement)
     changes = ChangeService(
         database,
         catalog.current,
@@ -253,6 +257,7 @@ async def build_services(settings: Settings, *, clock: SettableClock | None = No
         payments,
         quoting,
         settlement,
+        approvals,
         alignment,
         due,
         sync,
@@ -270,6 +275,7 @@ async def build_services(settings: Settings, *, clock: SettableClock | None = No
         catalog=catalog,
         customers=customers,
         changes=changes,
+        approvals=approvals,
         settlement=settlement,
         alignment=alignment,
         due=due,

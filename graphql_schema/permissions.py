@@ -70,6 +70,7 @@ _CUSTOMER_READERS = frozenset({Role.SERVICE, Role.SUPPORT, Role.FINANCE, Role.AD
 _CUSTOMER_WRITERS = frozenset({Role.SERVICE, Role.SUPPORT, Role.ADMIN})
 _STAFF = frozenset({Role.SUPPORT, Role.PRICING, Role.FINANCE, Role.ADMIN})
 _CATALOG = frozenset({Role.SERVICE, *_STAFF})
+_APPROVERS = frozenset({Role.SUPPORT, Role.ADMIN})
 _AUDITORS = frozenset({Role.FINANCE, Role.ADMIN})
 
 RULES: Mapping[str, Rule] = {
@@ -83,6 +84,7 @@ RULES: Mapping[str, Rule] = {
     "Query.customer": Rule(_CUSTOMER_READERS, CustomerScope.READ),
     "Query.change": Rule(_CUSTOMER_READERS, CustomerScope.READ),
     "Query.customers": Rule(_CUSTOMER_READERS),
+    "Query.changesAwaitingApproval": Rule(_APPROVERS | {Role.FINANCE}),
     "Query.access": Rule(_CUSTOMER_READERS, CustomerScope.READ),
     "Query.accessMany": Rule(_CUSTOMER_READERS, CustomerScope.READ),
     "Query.catalogProposal": Rule(_STAFF),
@@ -99,6 +101,8 @@ RULES: Mapping[str, Rule] = {
     "Mutation.purchaseAddOn": Rule(_CUSTOMER_WRITERS, CustomerScope.BUY),
     "Mutation.cancelSubscription": Rule(_CUSTOMER_WRITERS, CustomerScope.BUY),
     "Mutation.cancelScheduledChange": Rule(_CUSTOMER_WRITERS, CustomerScope.BUY),
+    "Mutation.approveChange": Rule(_APPROVERS),
+    "Mutation.declineChange": Rule(_APPROVERS),
     "Mutation.setUpPaymentMethod": Rule(_CUSTOMER_WRITERS, CustomerScope.BUY),
     "Mutation.payInvoice": Rule(_CUSTOMER_WRITERS, CustomerScope.BUY),
     "Mutation.proposeCatalog": Rule(frozenset({Role.PRICING, Role.ADMIN})),

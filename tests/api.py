@@ -125,6 +125,7 @@ _CHANGE = """__typename
     customer { id revision subscriptions { plan { versionId } } } }
   ... on PaymentActionRequired { clientSecret hostedUrl change { id status } }
   ... on CheckoutRequired { url expiresAt pendingChange { id status } }
+  ... on ApprovalRequired { pendingChange { id status decidedBy } }
   ... on PaymentDeclined { declineCode }
   ... on QuoteStale { quote { token dueNow { amountMinor } } }
   ... on QuoteExpired { quote { token dueNow { amountMinor } } }

@@ -57,6 +57,9 @@ _STATUS = {
     "incomplete_expired": SubscriptionStatus.CANCELED,
     **{status.value: status for status in SubscriptionStatus},
 }
+_BILLING = "billing"
+"""In a subscription's metadata under `ends`: it is only the billing that ends, with its period."""
+
 _BEHAVIOR = {
     ProrationMode.INVOICE_NOW: "always_invoice",
     ProrationMode.NEXT_INVOICE: "create_prorations",
@@ -187,10 +190,10 @@ class StripeProvider:
     async def preview(self, order: BillingOrder) -> ProviderInvoice | None:
         async with _provider_errors():
             await self._follow_clock()
-            items = (await self._items(order)).items
-            if not items:
+            items = (await self._items(order)).items if order.after else []
+            if order.after and not items:
                 return None
-            details: dict[str, Any] = {"items": items}
+            details: dict[str, Any] = {"items": items} if items else {"cancel_now": True}
             params: dict[str, Any] = {"subscription_details": details}
             if order.customer.provider_id:
                 params["customer"] = order.customer.provider_id
@@ -199,7 +202,7 @@ class StripeProvider:
             else:
                 params["subscription"] = order.subscription_provider_id
                 details |= self._proration(order)
-                if order.new_period:
+                if order.new_period and items:
                     details["billing_cycle_anchor"] = {"type": "now"}
             try:
                 invoice = await self._client.v1.invoices.create_preview_async(params)  # type: ignore[arg-type]
@@ -216,6 +219,9 @@ class StripeProvider:
             try:
                 if order.subscription_provider_id is None:
                     return await self._subscribe(change_id, order)
+                if not order.after:
+                    prorate = order.proration is not ProrationMode.NONE
+                    return await self._end(change_id, order.subscription_provider_id, prorate)
                 return await self._update(change_id, order, order.subscription_provider_id)
             except stripe.InvalidRequestError as error:
                 log.error("stripe_refused", change=change_id, param=error.param, code=error.code)
@@ -285,6 +291,12 @@ class StripeProvider:
         if subscription.pending_change_id == change_id:
             return await self._unpaid(change_id, subscription)
         return await self._sweep(change_id, subscription, changes.emptied)
+
+    async def _end(self, change_id: str, subscription_id: str, prorate: bool) -> Outcome:
+        """Its last charge goes: what waits and what is left of the period are invoiced now."""
+        return await self.cancel(
+            change_id, subscription_id, invoice_now=True, prorate=prorate, void_open=False
+        )
 
     def _proration(self, order: BillingOrder) -> dict[str, Any]:
         """The instant is pinned except where a new period starts: the provider refuses both."""
@@ -417,6 +429,9 @@ class StripeProvider:
                 return None
             if subscription.pending_change_id == change_id:
                 return await self._unpaid(change_id, subscription)
+            if not order.after:
+                ended = subscription.status is SubscriptionStatus.CANCELED
+                return await self._applied(subscription) if ended else None
             if subscription.change_id != change_id:
                 return None
             if order.subscription_provider_id is None:
@@ -488,16 +503,23 @@ class StripeProvider:
         async with _provider_errors():
             await self._follow_clock()
             try:
-                await self._client.v1.subscriptions.cancel_async(
-                    subscription_provider_id,
-                    {"invoice_now": invoice_now, "prorate": prorate},
-                    {"idempotency_key": f"{change_id}:cancel"},
-                )
+                await self._end_now(subscription_provider_id, invoice_now, prorate)
                 if void_open:
                     await self._void_open(change_id, subscription_provider_id)
             except stripe.InvalidRequestError as error:
                 return Outcome(kind=OutcomeKind.REFUSED, message=str(error.user_message or error))
             return await self._applied(await self._subscription(subscription_provider_id))
+
+    async def _end_now(self, subscription_id: str, invoice_now: bool, prorate: bool) -> None:
+        """Once: keys mean nothing to a DELETE, which is refused where it has taken effect."""
+        try:
+            await self._client.v1.subscriptions.cancel_async(
+                subscription_id, {"invoice_now": invoice_now, "prorate": prorate}
+            )
+        except stripe.InvalidRequestError:
+            ended = (await self._subscription(subscription_id)).status
+            if ended is not SubscriptionStatus.CANCELED:
+                raise
 
     async def _void_open(self, change_id: str, subscription_id: str) -> None:
         open_ones = await self._client.v1.invoices.list_async(
@@ -540,13 +562,15 @@ class StripeProvider:
         if schedule is not None and (phase is None or len(schedule.phases) > 1):
             await self._release(schedule.id)
             schedule = None
-        if (found.cancel_at is None) is not (future.cancel_at is None):
-            ends = future.cancel_at is not None
+        ends = future.cancel_at is not None or future.billing_ends
+        what = _BILLING if future.billing_ends else ""
+        if (found.cancel_at is not None, _what_ends(found)) != (ends, what):
             at_end = ends or found.cancel_at_period_end
+            params: Any = {"cancel_at_period_end": ends} if at_end else {"cancel_at": ""}
             await subscriptions.update_async(
                 subscription_id,
-                {"cancel_at_period_end": ends} if at_end else {"cancel_at": ""},
-                {"idempotency_key": f"{key}:ends:{ends}"},
+                params | {"metadata": {"ends": what}},
+                {"idempotency_key": f"{key}:ends:{ends}:{what}"},
             )
         if phase is not None:
             await self._plan_phase(f"{key}:{wanted}", subscription_id, schedule, phase)
@@ -699,7 +723,7 @@ class StripeProvider:
             ),
             change_id=_metadata(found.metadata).get("change"),
             pending_change_id=_metadata(pending.metadata).get("change") if pending else None,
-            cancel_at=_optional_instant(found.cancel_at),
+            cancel_at=None if _what_ends(found) else _optional_instant(found.cancel_at),
             trial_ends_at=_optional_instant(found.trial_end),
             ended_at=_optional_instant(found.ended_at),
             latest_invoice_id=_id(found.latest_invoice),
@@ -871,6 +895,11 @@ def _declined(error: stripe.CardError) -> PaymentDeclined:
         error.user_message or "the card was declined",
         (body.decline_code if body else None) or error.code,
     )
+
+
+def _what_ends(subscription: stripe.Subscription) -> str:
+    """`_BILLING`, or nothing where the end is that of what is held."""
+    return _metadata(subscription.metadata).get("ends", "")
 
 
 def _metadata(metadata: Any) -> dict[str, str]:

@@ -8,7 +8,6 @@ ServiceError                      code, message
 ├── QuoteExpired, QuoteStale      carry a fresh quote
 ├── PaymentDeclined               decline_code
 ├── PaymentProviderUnavailable    retry_after_seconds
-├── ApprovalRequired
 ├── TrialNotAvailable
 ├── Unauthenticated               no principal
 └── Forbidden                     the principal's role may not
@@ -99,10 +98,6 @@ class PaymentProviderUnavailable(ServiceError):
     def __init__(self, message: str, retry_after_seconds: int | None = None) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
-
-
-class ApprovalRequired(ServiceError):
-    code = "APPROVAL_REQUIRED"
 
 
 class TrialNotAvailable(ServiceError):

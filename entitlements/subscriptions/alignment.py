@@ -27,6 +27,7 @@ from entitlements.subscriptions.records import (
     locked_customer,
     mirror_items,
 )
+from entitlements.subscriptions.state import billed_outside
 from entitlements.subscriptions.tables import ChangeRow, CustomerRow, SubscriptionRow
 
 log = structlog.get_logger()
@@ -134,6 +135,8 @@ class Alignment:
         await self._payments.advance_clock(now)
         provided = await self._payments.subscription(held.provider_id)
         if provided is None or provided.ended_at is not None:
+            if billed_outside(catalog, held):
+                await self._leave(subscription_id)
             return None
         if provided.period.end <= now or (held.queue and held.period.end <= now):
             raise Conflict("the period is being renewed", code="RENEWAL_IN_PROGRESS")
@@ -143,8 +146,18 @@ class Alignment:
             outcome = await self._payments.execute(f"{key}:items", order)
             if outcome.kind is not OutcomeKind.APPLIED:
                 raise Conflict("what is held could not be made so", code="NOT_CORRECTED")
+            if not order.after:
+                await self._leave(subscription_id)
+                return None
         future = future_of(catalog, state, held)
         return await self._payments.set_future(key, held.provider_id, future)
+
+    async def _leave(self, subscription_id: str) -> None:
+        """The provider's subscription has ended with its last charge; what is held lives on."""
+        async with self._database.write() as session:
+            row = await session.get_one(SubscriptionRow, subscription_id)
+            await locked_customer(session, row.customer_id)
+            row.provider_id = None
 
     async def until_free(self, subscription_id: str) -> None:
         """Wait until nobody tells the provider anything of a subscription.

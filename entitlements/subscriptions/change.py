@@ -6,7 +6,8 @@ It resolves what is wanted into target items, decides direction, time and prorat
 product's policy, and writes the invoice lines to the minor unit. It reads no clock and no session.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from enum import StrEnum
 from fractions import Fraction
@@ -14,6 +15,7 @@ from fractions import Fraction
 import msgspec
 
 from entitlements.catalog.model import (
+    Bundle,
     Catalog,
     ChangeRule,
     ChangeTiming,
@@ -24,9 +26,9 @@ from entitlements.catalog.model import (
 )
 from entitlements.kernel.errors import Conflict, Issue, ValidationFailed
 from entitlements.kernel.period import Interval, Period, to_second
-from entitlements.subscriptions.composition import TargetItem, add_ons_held
+from entitlements.subscriptions.composition import TargetItem, add_ons_held, parts_held
 from entitlements.subscriptions.invoice_line import Line
-from entitlements.subscriptions.lines import Book, Slot, replacements, slots_of
+from entitlements.subscriptions.lines import Book, HeldPackage, Slot, replacements, slots_of
 from entitlements.subscriptions.queue import (
     Dropped,
     in_effect,
@@ -40,6 +42,7 @@ from entitlements.subscriptions.state import (
     IN_ARREARS,
     CustomerState,
     Subscription,
+    billed_outside,
     held_package,
     held_plan,
 )
@@ -132,10 +135,23 @@ class ChangePlan(msgspec.Struct, frozen=True, kw_only=True):
         return sum(line.amount_minor for line in self.invoice_lines)
 
     @property
+    def ends_billing(self) -> bool:
+        """Whether the last charge goes now, while the subscription lives on, billed outside."""
+        now = self.direction is not ChangeDirection.CANCELLATION and not self.waits
+        return now and bool(self.before) and not self.after
+
+    @property
+    def exact(self) -> bool:
+        """Whether the provider counts from `at`: it cannot where billing begins, or ends now."""
+        return not (self.new_period or self.ends_billing)
+
+    @property
     def invoiced_now(self) -> bool:
         """Whether an invoice is written at once: what the lines say is then due now."""
-        now = self.timing is ChangeTiming.NOW and self.direction is not ChangeDirection.CANCELLATION
-        return now and (self.new_period or self.proration is ProrationMode.INVOICE_NOW)
+        if self.waits or self.direction is ChangeDirection.CANCELLATION:
+            return False
+        billed = bool(self.before or self.after)
+        return billed and (not self.exact or self.proration is ProrationMode.INVOICE_NOW)
 
     @property
     def mrr_delta_minor(self) -> int:
@@ -168,14 +184,19 @@ def plan_change(
             code="PAYMENT_PAST_DUE",
         )
     levels = levels_in_use or {}
+    # Where nothing was paid for here there is no end of a period to wait for.
+    at_once = held is None or billed_outside(catalog, held)
+    if at_once and request.timing is ChangeTiming.PERIOD_END:
+        message = "nothing is paid for here yet that it could wait for the end of"
+        raise ValidationFailed.of("timing", "NO_PAID_PERIOD", message)
     target = None
-    if held is None or request.timing is not ChangeTiming.PERIOD_END:
+    if at_once or request.timing is not ChangeTiming.PERIOD_END:
         target = Target(catalog, product, state, held, request, levels)
         direction, rules = _direction(catalog, product, held, target)
         if direction is ChangeDirection.NONE:
             raise _nothing_to_change(held, request)
         timing, mode = _when_and_how(product.policy, direction, rules, request, authority)
-        if held is None:
+        if at_once:
             timing, mode = ChangeTiming.NOW, ProrationMode.INVOICE_NOW
         if timing is ChangeTiming.NOW:
             return _plan_now(catalog, product, state, held, target, direction, mode, at)
@@ -258,9 +279,7 @@ def _when_and_how(
     if timing is ChangeTiming.NOW and rule.timing is ChangeTiming.PERIOD_END:
         mode = request.proration or ProrationMode.INVOICE_NOW
     beyond: list[str] = []
-    if request.timing not in (None, rule.timing) and not (
-        authority is Authority.CUSTOMER and request.timing in policy.customer_may_choose
-    ):
+    if request.timing not in (None, rule.timing, *policy.customer_may_choose):
         beyond.append("timing")
     if request.proration is not None and (
         authority is Authority.CUSTOMER or request.proration is not rule.proration
@@ -409,13 +428,13 @@ def _plan_at_end(
         charged_at={},
         pending_after=held.pending_lines,
         next_lines=(*held.pending_lines, *book.charges(after, target.interval, period, end)),
-        next_invoice_at=end,
+        next_invoice_at=end if after or held.pending_lines else None,
         recurring_before_minor=book.recurring(now, held.interval),
         recurring_after_minor=book.recurring(after, target.interval),
         mrr_before_minor=book.mrr(before, base.interval),
         mrr_after_minor=book.mrr(after, target.interval),
         removed_add_ons=tuple(target.removed_add_ons),
-        approval_required=_approval_required(target),
+        approval_required=_approval_required(catalog, base, target),
         warnings=_warnings(catalog, dropped, target),
         dropped=dropped,
         versions={
@@ -452,8 +471,23 @@ def once_scheduled(state: CustomerState, plan: ChangePlan, entry: Queued) -> Sub
     return msgspec.structs.replace(held, queue=(*queue, entry))
 
 
-def _approval_required(target: Target) -> bool:
-    return any(target.package(i).contact_sales for i in target.items if i.item_id is None)
+def _approval_required(catalog: Catalog, held: Subscription | None, target: Target) -> bool:
+    """Whether more is wanted of what sales sells, by itself or in a bundle, than is held of it."""
+    more = _counted(catalog, target.items) - _counted(catalog, held.items if held else ())
+    return any(catalog.versions[version_id].contact_sales for version_id in more)
+
+
+def _counted(catalog: Catalog, items: Iterable[HeldPackage]) -> Counter[str]:
+    """How many are held of each package version, bundles and their parts alike."""
+    items = tuple(items)
+    counted: Counter[str] = Counter()
+    for part in parts_held(catalog, items):
+        counted[part.package.version_id] += part.quantity
+    for item in items:
+        package = catalog.version(item.package_id, item.version)
+        if isinstance(package, Bundle):
+            counted[package.version_id] += item.quantity
+    return counted
 
 
 def _warnings(
@@ -485,7 +519,10 @@ def _plan_now(
 ) -> ChangePlan:
     before = tuple(slots_of(catalog, held.items, held.quantities)) if held else ()
     after = tuple(slots_of(catalog, target.items, target.quantities))
-    new_period = held is None or held.interval is not target.interval
+    begins_billing = bool(after) and not before
+    new_period = held is None or held.interval is not target.interval or begins_billing
+    if not after and mode is ProrationMode.NEXT_INVOICE:
+        mode = ProrationMode.INVOICE_NOW  # there is no next one
     period = Period.containing(at, target.interval, at) if new_period or not held else held.period
     book = Book(catalog, target.currency)
     lines: list[Line] = []
@@ -523,11 +560,12 @@ def _plan_now(
         dropped = (*replaced, *rolled.dropped)
     pending = held.pending_lines if held else ()
     swept: tuple[Line, ...] = ()
-    if new_period or mode is ProrationMode.INVOICE_NOW:
+    if new_period or mode is ProrationMode.INVOICE_NOW or not after:
         swept, pending = pending, ()
     elif mode is ProrationMode.NEXT_INVOICE:
         pending = (*pending, *lines)
-    ending = held is not None and held.cancel_at is not None and held.cancel_at <= period.end
+    cancelled = held is not None and held.cancel_at is not None and held.cancel_at <= period.end
+    last = cancelled or not after  # no invoice follows
     recurring = book.recurring(after, target.interval)
     return ChangePlan(
         product_id=product.id,
@@ -551,14 +589,14 @@ def _plan_now(
         replaces=replaces,
         charged_at=charged_at,
         pending_after=pending,
-        next_lines=() if ending else (*pending, *renewal),
-        next_invoice_at=None if ending else period.end,
+        next_lines=() if last else (*pending, *renewal),
+        next_invoice_at=None if last else period.end,
         recurring_before_minor=book.recurring(before, interval_before),
         recurring_after_minor=recurring,
         mrr_before_minor=book.mrr(before, interval_before),
         mrr_after_minor=book.mrr(after, target.interval),
         removed_add_ons=tuple(target.removed_add_ons),
-        approval_required=_approval_required(target),
+        approval_required=_approval_required(catalog, held, target),
         warnings=_warnings(catalog, dropped, target),
         dropped=dropped,
     )

@@ -24,7 +24,7 @@ from entitlements.subscriptions.payments import (
     ProviderSubscription,
 )
 from entitlements.subscriptions.queue import roll
-from entitlements.subscriptions.state import CustomerState, Subscription
+from entitlements.subscriptions.state import CustomerState, Subscription, billed_outside
 from entitlements.subscriptions.tables import CustomerRow
 
 log = structlog.get_logger()
@@ -62,6 +62,8 @@ def future_of(catalog: Catalog, state: CustomerState, held: Subscription) -> Fut
     if not rolled.applied:
         return Future(currency=held.currency)
     then = rolled.held
+    if billed_outside(catalog, then):
+        return Future(currency=held.currency, billing_ends=True)
     return Future(
         currency=held.currency,
         slots=tuple(slots_of(catalog, then.items, then.quantities)),

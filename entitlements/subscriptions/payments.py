@@ -41,7 +41,10 @@ class HeldSlot(msgspec.Struct, frozen=True):
 
 
 class BillingOrder(msgspec.Struct, frozen=True, kw_only=True):
-    """What a subscription at the provider is to become. `at` pins prorations, to the second."""
+    """What a subscription at the provider is to become. `at` pins prorations, to the second.
+
+    Without any `after` it ends now, and what is left of the period is credited at once.
+    """
 
     customer: BillingCustomer
     subscription_provider_id: str | None
@@ -59,10 +62,12 @@ class BillingOrder(msgspec.Struct, frozen=True, kw_only=True):
 
 class Future(msgspec.Struct, frozen=True, kw_only=True):
     """What a subscription is to do by itself at the end of its period: end (`cancel_at`), go on as
-    `slots` without proration, or, with neither, just go on."""
+    `slots` without proration, or, with neither, just go on. `billing_ends`: it ends at the
+    provider, while what is held lives on without any charge."""
 
     currency: str
     cancel_at: datetime | None = None
+    billing_ends: bool = False
     slots: tuple[Slot, ...] | None = None
     interval: Interval = Interval.MONTH
     new_anchor: bool = False  # another interval: its periods count from there
@@ -121,7 +126,7 @@ class ProviderSubscription(msgspec.Struct, frozen=True, kw_only=True):
 
     def has_done(self, future: Future) -> bool:
         """Whether it has become what was planned for the end of its period."""
-        if future.cancel_at is not None:
+        if future.cancel_at is not None or future.billing_ends:
             return self.status is SubscriptionStatus.CANCELED
         if future.slots is None or self.interval is not future.interval:
             return False

@@ -68,8 +68,7 @@ class Quoting:
         lines = plan.invoice_lines
         total = plan.invoice_total_minor if plan.invoiced_now else 0
         provided = None
-        by_hand = plan.approval_required  # sold by hand, billed by hand
-        if plan.invoiced_now and not by_hand:
+        if plan.invoiced_now:
             provided = await self._payments.preview(order_of(row, state, plan))
         if provided is not None:
             total = provided.total_minor
@@ -95,7 +94,7 @@ class Quoting:
             plan=plan,
             lines=lines,
             due_now_minor=due.due_now_minor,
-            due_now_exact=not plan.new_period,
+            due_now_exact=plan.exact,
             credit_applied_minor=due.credit_applied_minor,
             credit_balance_after_minor=due.credit_after_minor,
             entitlement_changes=entitlement_changes(catalog, state, plan),

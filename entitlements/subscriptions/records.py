@@ -38,6 +38,9 @@ from entitlements.subscriptions.tables import (
     SubscriptionRow,
 )
 
+AWAITING_CHECKOUT = "awaiting_checkout"
+AWAITING_APPROVAL = "awaiting_approval"
+
 UNSETTLED = ("pending", "awaiting_payment")
 """Statuses in which a change is in flight: no other may begin."""
 
@@ -206,11 +209,13 @@ def _subscription(
 async def store_plan(
     session: AsyncSession,
     customer: CustomerRow,
-    change: ChangeRow,
     plan: ChangePlan,
-    provided: ProviderSubscription,
+    provided: ProviderSubscription | None,
 ) -> SubscriptionRow:
-    """Make a change true: the items it planned, under the item ids that the provider gave."""
+    """Make a change true: the items it planned, under the item ids that the provider gave.
+
+    `provided` is None where nothing that is held has a charge: the provider knows nothing of it.
+    """
     row = await session.get(SubscriptionRow, plan.subscription_id) if plan.subscription_id else None
     if row is None:
         row = SubscriptionRow(
@@ -219,15 +224,18 @@ async def store_plan(
             product_id=plan.product_id,
             started_at=plan.effective_at,
             currency=plan.currency,
-            provider_id=provided.id,
         )
         session.add(row)
     row.interval = plan.interval
     row.quantities = dict(plan.quantities)
     row.pending_lines = msgspec.to_builtins(plan.pending_after)
-    mirror_subscription(row, provided)
+    if provided is not None:
+        row.provider_id = provided.id
+        mirror_subscription(row, provided)
+    else:
+        _keep_outside(row, plan)
     await session.flush()
-    provider_items = {i.key: i.id for i in provided.items}
+    provider_items = {i.key: i.id for i in provided.items} if provided else {}
     await store_items(
         session,
         row,
@@ -252,6 +260,16 @@ async def store_plan(
     )
     await move_queue(session, row)
     return row
+
+
+def _keep_outside(row: SubscriptionRow, plan: ChangePlan) -> None:
+    """What no provider tells of a subscription that is billed outside. An end asked for stays."""
+    row.provider_id = None
+    row.status = SubscriptionStatus.ACTIVE.value
+    row.period_start, row.period_end = plan.period.start, plan.period.end
+    if plan.new_period:
+        row.anchor = plan.period.start
+    row.trial_ends_at = row.past_due_since = row.ended_at = None
 
 
 async def store_items(session: AsyncSession, row: SubscriptionRow, items: Sequence[Item]) -> None:
@@ -445,4 +463,28 @@ async def refuse_while_unsettled(session: AsyncSession, customer_id: str) -> Non
         raise Conflict(
             f"the change {unsettled} is not settled yet: wait for it, continue or abandon it",
             code="CHANGE_IN_PROGRESS",
+        )
+
+
+async def supersede(
+    session: AsyncSession, row: CustomerRow, product_id: str, status: str, at: datetime
+) -> None:
+    """A new change takes the place of those of its product that wait in `status`."""
+    for waiting in await session.scalars(
+        select(ChangeRow).where(
+            ChangeRow.customer_id == row.id,
+            ChangeRow.product_id == product_id,
+            ChangeRow.status == status,
+        )
+    ):
+        waiting.status, waiting.settled_at = "canceled", at
+        await record(
+            session,
+            at,
+            ledger.SYSTEM,
+            row,
+            "change.canceled",
+            object_type="change",
+            object_id=waiting.id,
+            reason="another change took its place",
         )

@@ -8,17 +8,15 @@ import asyncio
 import contextlib
 import hashlib
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 
 import msgspec
 from sqlalchemy import select
-from sqlalchemy.ext.asyncio import AsyncSession
 
-from entitlements.audit import ledger
 from entitlements.audit.ledger import Actor
 from entitlements.catalog.model import Catalog, ChangeTiming
 from entitlements.kernel.clock import Clock, wall_now
 from entitlements.kernel.errors import (
-    ApprovalRequired,
     Conflict,
     IdempotencyConflict,
     NotFound,
@@ -29,6 +27,7 @@ from entitlements.kernel.ids import new_id
 from entitlements.storage.unit_of_work import Database
 from entitlements.subscriptions import quote as quotes
 from entitlements.subscriptions.alignment import Alignment
+from entitlements.subscriptions.approval import Approvals, needs_approval
 from entitlements.subscriptions.change import Authority, ChangePlan, pinned, plan_change
 from entitlements.subscriptions.due import Due
 from entitlements.subscriptions.leases import LEASE
@@ -41,6 +40,8 @@ from entitlements.subscriptions.queue import is_due, roll
 from entitlements.subscriptions.quote import Quote, QuoteClaims
 from entitlements.subscriptions.quoting import Quoting
 from entitlements.subscriptions.records import (
+    AWAITING_APPROVAL,
+    AWAITING_CHECKOUT,
     drop,
     load_state,
     locked_customer,
@@ -48,10 +49,12 @@ from entitlements.subscriptions.records import (
     raise_future,
     record,
     refuse_while_unsettled,
+    supersede,
 )
 from entitlements.subscriptions.request import ChangeRequest
 from entitlements.subscriptions.return_urls import ReturnUrls
 from entitlements.subscriptions.settlement import WAITING, Committed, Settlement
+from entitlements.subscriptions.state import CustomerState
 from entitlements.subscriptions.sync import ProviderSync
 from entitlements.subscriptions.tables import ChangeRow, CustomerRow, SubscriptionRow
 
@@ -86,6 +89,7 @@ class ChangeService:
         payments: PaymentProvider,
         quoting: Quoting,
         settlement: Settlement,
+        approvals: Approvals,
         alignment: Alignment,
         due: Due,
         sync: ProviderSync,
@@ -97,6 +101,7 @@ class ChangeService:
         self._payments = payments
         self._quoting = quoting
         self._settlement = settlement
+        self._approvals = approvals
         self._alignment = alignment
         self._due = due
         self._sync = sync
@@ -181,6 +186,12 @@ class ChangeService:
 
         return await self._do_once(once, cancel)
 
+    async def approve(self, caller: Caller, change_id: str, note: str | None) -> Committed:
+        """Let a change that waits for approval go on (`Approvals.approve`)."""
+        change = await self._settlement.change(change_id)
+        await self._renew(change.customer_id)
+        return await self._approvals.approve(caller.actor, change_id, note)
+
     async def _renew(self, customer_id: str) -> None:
         """The renewal comes first: what is due by now is done before anything is planned after it.
 
@@ -189,17 +200,15 @@ class ChangeService:
         for _ in range(RENEWAL_TRIES):
             row, state = await self._quoting.loaded(customer_id)
             now = self._clock.now()
-            due = [held for held in state.subscriptions if is_due(held, now)]
-            if not due:
-                return
-            await self._due.apply(customer_id)
-            if not any(held.provider_id for held in due) or row.provider_id is None:
+            if any(is_due(s, now) and (s.queue or s.cancel_at) for s in state.subscriptions):
+                await self._due.apply(customer_id)
+            if not _renewing(state, now) or row.provider_id is None:
                 return
             await self._payments.advance_clock(now)
             with contextlib.suppress(Conflict):  # its webhooks may be at work on it, too
                 await self._sync.customer(row.provider_id)
                 _, state = await self._quoting.loaded(customer_id)
-                if not any(is_due(held, now) for held in state.subscriptions):
+                if not _renewing(state, now):
                     return
             await asyncio.sleep(RENEWAL_PAUSE_SECONDS)
         raise Conflict(
@@ -259,24 +268,28 @@ class ChangeService:
                 claims.catalog_revision,
             ):
                 raise QuoteStale("the customer or the catalog has changed since the quote")
-            if any(s.provider_id and is_due(s, self._clock.now()) for s in state.subscriptions):
+            if _renewing(state, self._clock.now()):
                 raise QuoteStale("the period has ended since the quote")
             plan = plan_change(
                 catalog, state, claims.request, claims.at, authority=claims.authority
             )
-            if plan.new_period:  # the provider cannot pin that instant: it starts at the commit
+            if not plan.exact:  # the provider cannot pin that instant: it is the commit's
                 now = self._clock.now()
                 plan = plan_change(catalog, state, claims.request, now, authority=claims.authority)
                 if plan.invoice_total_minor > quotes.most_to_accept(claims.total_minor):
                     raise QuoteStale("it has become dearer since the quote")
             elif quotes.digest(plan.invoice_lines) != claims.lines_digest:
                 raise QuoteStale("the quote does not hold any more")
-            if plan.approval_required:
-                raise ApprovalRequired("this is sold by our sales team: they have to approve it")
-            await self._supersede_checkouts(session, row, plan.product_id)
+            waits = needs_approval(plan, caller.authority)
+            in_place_of = AWAITING_APPROVAL if waits else AWAITING_CHECKOUT
+            await supersede(session, row, plan.product_id, in_place_of, self._clock.now())
             change = self._intent(row, plan, claims, caller, once)
             session.add(change)
-            await make_room(session, state, plan)
+            if waits:
+                change.status = AWAITING_APPROVAL
+                change.request = msgspec.to_builtins(claims.request)  # what is approved is new
+            else:
+                await make_room(session, state, plan)
             row.revision += 1
             await session.flush()
             await record(
@@ -284,7 +297,7 @@ class ChangeService:
                 self._clock.now(),
                 caller.actor,
                 row,
-                "change.requested",
+                "change.approval_asked" if waits else "change.requested",
                 object_type="change",
                 object_id=change.id,
                 after={
@@ -296,31 +309,10 @@ class ChangeService:
                 },
                 reason=claims.request.reason,
             )
+        if waits:
+            return await self._settlement.answer(change)
         async with self._settlement.working_on(change.id):
             return await self._settlement.carry_out(change.id)
-
-    async def _supersede_checkouts(
-        self, session: AsyncSession, row: CustomerRow, product_id: str
-    ) -> None:
-        """One open checkout per customer and product: a new change takes the place of another."""
-        for waiting in await session.scalars(
-            select(ChangeRow).where(
-                ChangeRow.customer_id == row.id,
-                ChangeRow.product_id == product_id,
-                ChangeRow.status == "awaiting_checkout",
-            )
-        ):
-            waiting.status, waiting.settled_at = "canceled", self._clock.now()
-            await record(
-                session,
-                self._clock.now(),
-                ledger.SYSTEM,
-                row,
-                "change.canceled",
-                object_type="change",
-                object_id=waiting.id,
-                reason="another change took its place",
-            )
 
     def _intent(
         self,
@@ -369,6 +361,8 @@ class ChangeService:
             raise NotFound("change", change_id)
         if change.status in WAITING:
             return await self._give_up(caller, change)
+        if change.status == AWAITING_APPROVAL:
+            return await self._approvals.withdraw(caller.actor, change)
         if change.status == "scheduled":
             await self._due.apply(change.customer_id)
             taken_back = await self._take_back(caller, change.id)
@@ -431,6 +425,11 @@ class ChangeService:
                 object_id=change.id,
             )
         return True
+
+
+def _renewing(state: CustomerState, now: datetime) -> bool:
+    """Whether a period has ended that the provider has to renew first."""
+    return any(held.provider_id and is_due(held, now) for held in state.subscriptions)
 
 
 def _digest(request: object) -> str:

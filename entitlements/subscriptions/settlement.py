@@ -37,6 +37,7 @@ from entitlements.subscriptions.change import (
     ChangePlan,
     as_queued,
     once_scheduled,
+    pinned,
 )
 from entitlements.subscriptions.due import Due, end_queue
 from entitlements.subscriptions.leases import LEASE, kept_alive
@@ -71,7 +72,7 @@ from entitlements.subscriptions.records import (
 )
 from entitlements.subscriptions.request import ChangeRequest
 from entitlements.subscriptions.return_urls import ReturnUrls
-from entitlements.subscriptions.state import Subscription
+from entitlements.subscriptions.state import CustomerState, Subscription, SubscriptionStatus
 from entitlements.subscriptions.tables import ChangeRow, CustomerRow, SubscriptionRow
 
 KEY_AGE_LIMIT = timedelta(hours=23)
@@ -81,7 +82,7 @@ WAITING = ("awaiting_payment", "awaiting_checkout")
 
 
 class Committed(msgspec.Struct, frozen=True, kw_only=True):
-    """How a commit ended well: applied or scheduled, or waiting for the customer to pay."""
+    """How a commit ended well: applied or scheduled, or waiting: for the customer, or approval."""
 
     change_id: str
     customer_id: str
@@ -162,16 +163,22 @@ class Settlement:
             change = await session.get_one(ChangeRow, change.id, with_for_update=True)
             if change.status == "awaiting_checkout" and row.revision == state.revision:
                 await refuse_while_unsettled(session, row.id)
-                self._plan_anew(change, quote)
-                await make_room(session, state, quote.plan)
+                await self.plan_anew(session, state, change, quote)
                 row.revision += 1
         if change.status != "pending":
             return await self.answer(change)
         async with self.working_on(change.id):
             return await self.carry_out(change.id)
 
-    def _plan_anew(self, change: ChangeRow, quote: Quote) -> None:
+    async def plan_anew(
+        self, session: AsyncSession, state: CustomerState, change: ChangeRow, quote: Quote
+    ) -> None:
+        """A stored change goes on by a new quote: the caller holds its lease from now on."""
         plan = quote.plan
+        await make_room(session, state, plan)
+        request = msgspec.convert(change.request, ChangeRequest)
+        change.request = msgspec.to_builtins(pinned(plan, request))
+        change.levels = dict(plan.quantities)
         change.status = "pending"
         change.plan = msgspec.json.encode(plan).decode()
         change.subscription_id = plan.subscription_id
@@ -190,8 +197,8 @@ class Settlement:
         order, plan = await self.order_of(change)
         if plan.waits:
             return await self._go_on_scheduling(change, plan)
-        if plan.direction is ChangeDirection.CANCELLATION:
-            return await self.carry_out(change.id)  # the same keys: cancelled once
+        if _billed_outside(order) or plan.direction is ChangeDirection.CANCELLATION:
+            return await self.carry_out(change.id)  # again: it is cancelled once
         if change.abandoned_by is not None:
             return await self.settle(change.id, await self._payments.abandon(change.id, order))
         outcome = await self._payments.progress(change.id, order)
@@ -240,6 +247,8 @@ class Settlement:
                 await self._alignment.until_free(change.subscription_id)
             if plan.waits:
                 outcome = await self._schedule(change, plan)
+            elif _billed_outside(order):
+                outcome = Outcome(kind=OutcomeKind.APPLIED)
             elif plan.direction is ChangeDirection.CANCELLATION:
                 outcome = await self._cancel_at_provider(change, order, plan)
             else:
@@ -453,15 +462,17 @@ class Settlement:
     ) -> SubscriptionRow:
         """Store what a change has made of a subscription: of what waits, only that it does."""
         if plan.direction is not ChangeDirection.CANCELLATION and not plan.waits:
-            assert provided is not None
-            return await store_plan(session, row, change, plan, provided)
+            return await store_plan(session, row, plan, provided if plan.after else None)
         subscription = await session.get_one(SubscriptionRow, change.subscription_id)
         if plan.waits:
             if plan.direction is ChangeDirection.CANCELLATION:
                 subscription.cancel_at = plan.effective_at
             return subscription
-        assert provided is not None
-        mirror_subscription(subscription, provided)
+        if provided is not None:
+            mirror_subscription(subscription, provided)
+        else:  # billed outside
+            subscription.status = SubscriptionStatus.CANCELED.value
+            subscription.ended_at = plan.effective_at
         if subscription.ended_at is not None:
             await end_queue(session, subscription.id, self._clock.now())
         return subscription
@@ -519,6 +530,11 @@ class Settlement:
         if change is None:
             raise NotFound("change", change_id)
         return change
+
+
+def _billed_outside(order: BillingOrder) -> bool:
+    """Whether the provider has nothing of it, before and after: it is not asked."""
+    return order.subscription_provider_id is None and not order.after
 
 
 def _raise_failure(code: str, message: str) -> NoReturn:

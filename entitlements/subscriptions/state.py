@@ -86,6 +86,15 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
     def live(self) -> bool:
         return self.status is not SubscriptionStatus.CANCELED
 
+    def period_at(self, at: datetime) -> Period:
+        """The billing period that runs at an instant.
+
+        The provider says which; one that it does not know of rolls on by its own anchor.
+        """
+        if self.provider_id is not None or at < self.period.end or not self.live:
+            return self.period
+        return Period.containing(self.anchor, self.interval, at)
+
     def grace_ends_at(self, policy: Policy) -> datetime | None:
         """Until when a subscription that is past due keeps its access."""
         if self.status is not SubscriptionStatus.PAST_DUE or self.past_due_since is None:
@@ -118,6 +127,11 @@ class CustomerState(msgspec.Struct, frozen=True, kw_only=True):
 def held_package(catalog: Catalog, item: Item) -> AnyPackage:
     """The package whose price an item is on."""
     return catalog.version(item.package_id, item.version)
+
+
+def billed_outside(catalog: Catalog, subscription: Subscription) -> bool:
+    """Whether nothing that is held has a charge: the payment provider need not know of it."""
+    return not any(held_package(catalog, item).charges for item in subscription.items)
 
 
 def held_plan(catalog: Catalog, subscription: Subscription) -> tuple[Item, Plan] | None:

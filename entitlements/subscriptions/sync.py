@@ -28,6 +28,7 @@ from entitlements.subscriptions.records import (
     record,
 )
 from entitlements.subscriptions.settlement import WAITING, Settlement
+from entitlements.subscriptions.state import billed_outside
 from entitlements.subscriptions.tables import ChangeRow, CustomerRow, InvoiceRow, SubscriptionRow
 
 log = structlog.get_logger()
@@ -81,9 +82,13 @@ class ProviderSync:
             if row.revision != revision:
                 raise Conflict("the customer has changed meanwhile", code="CHANGED_MEANWHILE")
             now = self._clock.now()
-            renewed_at = (found.period.start for found in provided.values() if found)
+            renewed_at = [
+                found.ended_at or found.period.start for found in provided.values() if found
+            ]
             # The provider's clock may be ahead of ours: what is due before its renewal comes first.
             await apply_due(session, catalog, row, max([now, *renewed_at]), now)
+            state = await load_state(session, row)
+            outside = {s.id for s in state.subscriptions if s.live and billed_outside(catalog, s)}
             changed = bool(customer and mirror_customer(row, customer))
             owners: dict[str, str] = {}
             for subscription in await session.scalars(
@@ -93,6 +98,9 @@ class ProviderSync:
                 found = provided.get(subscription.id)
                 if found is None or (subscription.ended_at and not found.ended_at):
                     continue  # it has ended by our own data, and will have there
+                if found.ended_at and subscription.id in outside:
+                    subscription.provider_id = None  # its last charge has gone
+                    continue
                 differing = mirror_subscription(subscription, found)
                 await mirror_items(session, subscription, found)
                 if differing:

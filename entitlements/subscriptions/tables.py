@@ -135,6 +135,9 @@ class ChangeRow(Base):
     hosted_url: Mapped[str | None] = mapped_column(Text)
     payment_expires_at: Mapped[datetime | None] = mapped_column(Instant)
     settled_at: Mapped[datetime | None] = mapped_column(Instant)
+    decided_by: Mapped[str | None] = mapped_column(String(500))  # who approved or declined it
+    decided_at: Mapped[datetime | None] = mapped_column(Instant)
+    decision_note: Mapped[str | None] = mapped_column(Text)
 
 
 class InvoiceRow(Base):

@@ -11,6 +11,7 @@ from graphql_schema.context import Info
 from graphql_schema.permissions import Guarded, customer_of
 from graphql_schema.queries.customers import CustomerId
 from graphql_schema.types.changes import (
+    ApprovalRequired,
     Change,
     ChangeCommitted,
     ChangeInput,
@@ -161,6 +162,39 @@ class ChangeMutations:
 
     @strawberry.mutation(
         extensions=[Guarded()],
+        description="Approve a change that waits for it: it is quoted anew and goes on. Above what "
+        "the customer agreed to it ends, QuoteStale, with the quote to show them next.",
+    )
+    async def approve_change(
+        self,
+        info: Info,
+        id: ChangeId,
+        note: Annotated[
+            str | None, strawberry.argument(description="Kept with the change and in the ledger.")
+        ] = None,
+    ) -> CommitChangeResult:
+        context = info.context
+        committed = await context.services.changes.approve(context.caller, id, note)
+        return await _answer(info, committed)
+
+    @strawberry.mutation(
+        extensions=[Guarded()],
+        description="Decline a change that waits for approval: it ends FAILED, APPROVAL_DECLINED.",
+    )
+    async def decline_change(
+        self,
+        info: Info,
+        id: ChangeId,
+        note: Annotated[
+            str, strawberry.argument(description="Why; the customer reads it in `failure`.")
+        ],
+    ) -> CommitChangeResult:
+        context = info.context
+        committed = await context.services.approvals.decline(context.caller.actor, id, note)
+        return await _answer(info, committed)
+
+    @strawberry.mutation(
+        extensions=[Guarded()],
         description="The provider's page where the customer saves what is charged from then on.",
     )
     async def set_up_payment_method(
@@ -221,11 +255,17 @@ class ChangeMutations:
 
 async def _answer(
     info: Info, committed: Committed
-) -> ChangeCommitted | PaymentActionRequired | CheckoutRequired:
+) -> ChangeCommitted | PaymentActionRequired | CheckoutRequired | ApprovalRequired:
     info.context.changed()
     row = await info.context.services.customers.change(committed.change_id)
     assert row is not None
     change = Change(row=row)
+    if row.status == "awaiting_approval":
+        return ApprovalRequired(
+            code="APPROVAL_REQUIRED",
+            message="this is sold by our sales team: they have been asked to approve it",
+            pending_change=change,
+        )
     if row.status == "awaiting_checkout":
         assert committed.hosted_url is not None
         assert committed.expires_at is not None

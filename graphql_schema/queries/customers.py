@@ -10,7 +10,7 @@ from entitlements.subscriptions.tables import CustomerRow
 from graphql_schema.context import Info
 from graphql_schema.permissions import Guarded, customer_of
 from graphql_schema.types.access import AccessDecision, AccessInput
-from graphql_schema.types.changes import Change
+from graphql_schema.types.changes import Change, ChangeConnection
 from graphql_schema.types.customers import Customer, CustomerConnection
 from graphql_schema.types.pages import After, First, page
 from graphql_schema.types.scalars import BigInt
@@ -70,6 +70,17 @@ class CustomerQueries:
         if row is None or mine not in (None, row.customer_id):
             return None
         return Change(row=row)
+
+    @strawberry.field(
+        extensions=[Guarded()],
+        description="Changes of all customers that wait for approval, newest first.",
+    )
+    async def changes_awaiting_approval(
+        self, info: Info, first: First = 50, after: After = None
+    ) -> ChangeConnection:
+        load = info.context.services.approvals.awaiting
+        rows, page_info = await page(load, first, after, cursor=lambda row: row.id)
+        return ChangeConnection(nodes=[Change(row=row) for row in rows], page_info=page_info)
 
     @strawberry.field(extensions=[Guarded()], description="May this customer do this now?")
     async def access(

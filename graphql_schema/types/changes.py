@@ -29,7 +29,6 @@ from graphql_schema.types.catalog import (
 )
 from graphql_schema.types.enums import describe_enum
 from graphql_schema.types.errors import (
-    ApprovalRequired,
     Conflict,
     IdempotencyConflict,
     NotFound,
@@ -205,6 +204,30 @@ class Change:
     @strawberry.field(description="Who asked for it.")
     def created_by(self) -> str:
         return self.row.created_by
+
+    @strawberry.field(description="Whose it is.")
+    async def customer(self, info: Info) -> LazyCustomer:
+        from graphql_schema.types.customers import Customer
+
+        view = await info.context.customers.load(self.row.customer_id)
+        assert view is not None
+        return Customer(view=view)
+
+    @strawberry.field(description="Why it was asked for, where that was said.")
+    def reason(self) -> str | None:
+        return self.row.reason
+
+    @strawberry.field(description="Who approved or declined it, where that was needed.")
+    def decided_by(self) -> str | None:
+        return self.row.decided_by
+
+    @strawberry.field(description="When it was approved or declined.")
+    def decided_at(self) -> datetime | None:
+        return self.row.decided_at
+
+    @strawberry.field(description="What was said with the approval, or why it was declined.")
+    def decision_note(self) -> str | None:
+        return self.row.decision_note
 
     @strawberry.field(description="What it charges and credits.")
     async def lines(self, info: Info) -> list[InvoiceLine]:
@@ -500,6 +523,11 @@ class CheckoutRequired:
     pending_change: Change | None = strawberry.field(
         description="The change, AWAITING_CHECKOUT; null where only a method is saved."
     )
+
+
+@strawberry.type(description="It is sold by sales: staff has to approve it before it goes on.")
+class ApprovalRequired(UserError):
+    pending_change: Change | None = strawberry.field(description="The change, AWAITING_APPROVAL.")
 
 
 @strawberry.type(description="The invoice is paid.")

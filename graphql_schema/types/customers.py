@@ -151,8 +151,8 @@ class Subscription:
         ]
 
     @strawberry.field(description="The billing period that runs now.")
-    def current_period(self) -> Period:
-        return period_type(self.held.period)
+    def current_period(self, info: Info) -> Period:
+        return period_type(self.held.period_at(info.context.now))
 
     @strawberry.field(description="Since when.")
     def started_at(self) -> datetime:

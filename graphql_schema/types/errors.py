@@ -46,11 +46,6 @@ class PaymentDeclined(UserError):
     decline_code: str | None = strawberry.field(description="The provider's reason.")
 
 
-@strawberry.type(description="It has to be approved by sales before it can be bought.")
-class ApprovalRequired(UserError):
-    pass
-
-
 @strawberry.type(description="The payment provider cannot be reached. Try again with the same key.")
 class PaymentProviderUnavailable(UserError):
     retry_after_seconds: int | None = strawberry.field(description="How long to wait, in seconds.")
@@ -84,6 +79,5 @@ HANDLERS = [
     _Handle(errors.Conflict, Conflict),
     _Handle(errors.IdempotencyConflict, IdempotencyConflict),
     _Handle(errors.PaymentDeclined, PaymentDeclined),
-    _Handle(errors.ApprovalRequired, ApprovalRequired),
     _Handle(errors.PaymentProviderUnavailable, PaymentProviderUnavailable),
 ]

@@ -56,7 +56,7 @@ def catalog_of(after: Catalog = Catalog.EMPTY, **product: Any) -> Catalog:
         "features": [
             {"id": "seats", "name": "Seats", "kind": "metered", "unit": "seat",
              "aggregation": "level", "reset": "never"},
-            *({"id": f"has-{x}", "name": x, "kind": "boolean"} for x in "abcd"),
+            *({"id": f"has-{x}", "name": x, "kind": "boolean"} for x in "abcds"),
         ],
         "products": [
             {
@@ -75,6 +75,7 @@ def catalog_of(after: Catalog = Catalog.EMPTY, **product: Any) -> Catalog:
                     _add_on("b", "20.00", requires=["a"]),
                     _add_on("c", "30.00", excludes=["a"], max_quantity=2),
                     _add_on("d", "40.00", works_with=["one", "two"]),
+                    _add_on("s", "50.00", self_serve=False, max_quantity=2),
                 ],
                 **product,
             }
@@ -305,6 +306,55 @@ def test_who_holds_nothing_has_to_choose_a_plan_first() -> None:
 
 def test_what_sales_has_to_sell_needs_approval() -> None:
     assert plan(NOBODY, START, plan_id="five").approval_required
+
+
+@pytest.mark.parametrize(
+    ("mode", "lines"), [("NEXT_INVOICE", [-13333]), ("INVOICE_NOW", [-13333]), ("NONE", [])]
+)
+def test_when_the_last_charge_goes_what_is_left_is_settled_at_once(
+    mode: str, lines: list[int]
+) -> None:
+    waiting = plan(
+        on("one"), day(11), plan_id="two", proration=ProrationMode.NEXT_INVOICE,
+        authority=Authority.STAFF, reason="goodwill",
+    )  # fmt: skip
+    state = after(on("one"), waiting)
+    done = plan(
+        state, day(11), plan_id="five", proration=ProrationMode[mode],
+        authority=Authority.STAFF, reason="goodwill",
+    )  # fmt: skip
+    assert amounts(done) == lines
+    assert (done.ends_billing, done.exact, done.invoiced_now) == (True, False, True)
+    assert [line.amount_minor for line in done.swept] == [-6667, 13333]
+    assert (done.pending_after, done.next_invoice_at) == ((), None)
+    assert (done.period, done.mrr_after_minor) == (JUNE, 0)
+
+
+def test_the_first_charge_begins_a_period_and_waits_for_none() -> None:
+    done = plan(on("five"), day(11), add_ons={"a": 1})
+    assert (amounts(done), done.new_period, done.period.start) == ([1000], True, day(11))
+    late = catalog_of(policy={"downgrade": {"timing": "period_end", "proration": "none"}})
+    done = plan(on("five"), day(11), plan_id="one", catalog=late)
+    assert (done.direction, done.timing) == (ChangeDirection.DOWNGRADE, ChangeTiming.NOW)
+    with pytest.raises(ValidationFailed) as refused:
+        plan(
+            on("five"), day(11), plan_id="one", catalog=late, timing=ChangeTiming.PERIOD_END,
+            authority=Authority.STAFF, reason="goodwill",
+        )  # fmt: skip
+    assert codes(refused.value) == [("timing", "NO_PAID_PERIOD")]
+
+
+def test_more_of_what_sales_sells_and_its_newer_versions_need_approval_too() -> None:
+    held = on("one", add_ons={"s": 1})
+    assert plan(held, day(2), add_ons={"s": 2}).approval_required
+    pack = {"id": "pack", "name": "Pack", "discount_percent": "10",
+            "components": [{"id": "c"}, {"id": "s"}]}  # fmt: skip
+    sold = catalog_of(**NOW, bundles=[pack])
+    assert plan(on("one"), day(2), bundles={"pack": 1}, catalog=sold).approval_required
+    bundled = plan(held, day(2), bundles={"pack": 1}, catalog=sold)
+    assert not bundled.approval_required  # it has `s` already
+    assert not plan(held, day(2), plan_id="two").approval_required
+    assert not plan(held, day(2), add_ons={"s": 0}).approval_required
 
 
 @pytest.mark.parametrize("authority", [Authority.CUSTOMER, Authority.SERVICE])
