@@ -11,6 +11,7 @@ from sqlalchemy import or_, select
 from sqlalchemy.exc import OperationalError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from entitlements.access.counting import UsageService
 from entitlements.access.service import Access
 from entitlements.audit import ledger
 from entitlements.billing.provider import StripeProvider
@@ -70,6 +71,7 @@ class Services:
     payments: StripeProvider
     webhooks: Webhooks
     access: Access
+    usage: UsageService
     sandbox_clock: "SandboxClock"
 
     async def close(self) -> None:
@@ -242,6 +244,8 @@ async def build_services(settings: Settings, *, clock: SettableClock | None = No
         clock=service_clock,
     )
     return_urls = _return_urls(settings)
+    customers = CustomerService(database, catalog.current, service_clock, sandbox=settings.sandbox)
+    usage = UsageService(database, catalog.current, service_clock, customers)
     quoting = Quoting(database, catalog.current, service_clock, signer, payments)
     due = Due(database, catalog.current, service_clock)
     alignment = Alignment(database, catalog.current, service_clock, payments, due)
@@ -264,7 +268,6 @@ async def build_services(settings: Settings, *, clock: SettableClock | None = No
         return_urls,
     )
     sandbox_clock.connect(payments, sync, due, alignment)
-    customers = CustomerService(database, catalog.current, service_clock, sandbox=settings.sandbox)
     feed.start()
     return Services(
         settings=settings,
@@ -289,7 +292,8 @@ async def build_services(settings: Settings, *, clock: SettableClock | None = No
             settings.stripe_webhook_secret.get_secret_value(),
             livemode=not settings.sandbox and "_live_" in api_key,
         ),
-        access=Access(catalog.current, service_clock, customers),
+        access=Access(catalog.current, service_clock, customers, usage.used),
+        usage=usage,
         sandbox_clock=sandbox_clock,
     )
 

@@ -1,5 +1,5 @@
 """What is due and nobody waits for: webhooks received, scheduled changes, changes whose process
-died, what the provider has still to be told, seals.
+died, what the provider has still to be told, use past its time to be forgotten, seals.
 
 What is due is data with an instant; this loop is the only thing that looks for it. Any number of
 workers may run: leases see to it that each thing is done once.
@@ -39,6 +39,7 @@ async def work_once(services: Services, *, inbox_only: bool = False) -> int:
     for subscription_id in await services.alignment.waiting():
         with contextlib.suppress(ServiceError):  # it is logged, and tried again
             done += await services.alignment.align(subscription_id)
+    done += await services.usage.purge()
     return done + await seal_ledger(services)
 
 

@@ -1,11 +1,13 @@
 """What every resolver is given: the principal, the services, and per-request loaders."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from functools import cached_property
 
 from strawberry.dataloader import DataLoader
 from strawberry.types import Info as StrawberryInfo
 
+from entitlements.access.usage import Used
 from entitlements.catalog.model import Catalog
 from entitlements.services import Services
 from entitlements.subscriptions.customers import CustomerView
@@ -36,6 +38,7 @@ class Context:
         self._catalog = None
         self.__dict__.pop("now", None)
         self.__dict__.pop("customers", None)
+        self.__dict__.pop("usage", None)
 
     @property
     def caller(self) -> Caller:
@@ -49,6 +52,17 @@ class Context:
     def customers(self) -> DataLoader[str, CustomerView | None]:
         """Customers with what they hold, by id, a batch at a time."""
         return DataLoader(load_fn=self.services.customers.views)
+
+    @cached_property
+    def usage(self) -> DataLoader[str, Mapping[str, Used]]:
+        """What is used of every METERED feature, by the customer's id, a batch at a time."""
+        return DataLoader(load_fn=self._usage, max_batch_size=200)
+
+    async def _usage(self, customer_ids: list[str]) -> list[Mapping[str, Used]]:
+        catalog, views = await self.catalog(), await self.customers.load_many(customer_ids)
+        states = [view.state for view in views if view is not None]
+        found = await self.services.usage.used(catalog, states, catalog.features.values(), self.now)
+        return [found.get(customer_id, {}) for customer_id in customer_ids]
 
 
 Info = StrawberryInfo[Context, None]

@@ -11,11 +11,13 @@ from graphql_schema.errors import CodedErrors, OneOperation
 from graphql_schema.mutations.changes import ChangeMutations
 from graphql_schema.mutations.customers import CustomerMutations
 from graphql_schema.mutations.proposals import ProposalMutations
+from graphql_schema.mutations.usage import UsageMutations
 from graphql_schema.queries.audit import AuditQueries
 from graphql_schema.queries.catalog import CatalogQueries
 from graphql_schema.queries.customers import CustomerQueries
 from graphql_schema.queries.proposals import ProposalQueries
 from graphql_schema.queries.service import ServiceQueries
+from graphql_schema.queries.usage import UsageQueries
 from graphql_schema.types.catalog import AddOn, Bundle, Plan
 from graphql_schema.types.changes import QUOTE_HANDLERS
 from graphql_schema.types.errors import HANDLERS
@@ -23,12 +25,14 @@ from graphql_schema.types.scalars import SCALARS
 
 
 @strawberry.type(description="Reading. Nothing here changes anything.")
-class Query(CatalogQueries, CustomerQueries, ProposalQueries, AuditQueries, ServiceQueries):
+class Query(
+    CatalogQueries, CustomerQueries, UsageQueries, ProposalQueries, AuditQueries, ServiceQueries
+):
     pass
 
 
 @strawberry.type(description="Changing. Each answers a union: what was done, or why not.")
-class Mutation(CustomerMutations, ChangeMutations, ProposalMutations):
+class Mutation(CustomerMutations, ChangeMutations, UsageMutations, ProposalMutations):
     pass
 
 

@@ -82,12 +82,25 @@ class Api:
                  access(customerId: $customerId, featureId: $featureId, quantity: $quantity,
                         atLeast: $atLeast, minRevision: $minRevision) {
                    allowed reason revision value { enabled limit unlimited number choice }
-                   remaining sources { kind quantity package { versionId } } } }""",
+                   used remaining resetsAt warning
+                   sources { kind quantity package { versionId } } } }""",
             customerId=customer_id,
             featureId=feature_id,
             **more,
         )
         return found["access"]
+
+    async def consume(self, feature_id: str, key: str, **more: Any) -> Any:
+        found = await self.ask(CONSUME, featureId=feature_id, key=key, **more)
+        return found["consume"]
+
+    async def set_level(self, feature_id: str, level: int, key: str, **more: Any) -> Any:
+        found = await self.ask(SET_LEVEL, featureId=feature_id, level=level, key=key, **more)
+        return found["setLevel"]
+
+    async def record(self, *events: Any) -> Any:
+        found = await self.ask(RECORD, events=events)
+        return found["recordUsage"]
 
     async def customer(self, id: str | None = None) -> Any:
         found = await self.ask(CUSTOMER, id=id)
@@ -152,6 +165,25 @@ CANCEL = f"""mutation ($input: CancelSubscriptionInput!) {{
   cancelSubscription(input: $input) {{ {_CHANGE} }} }}"""
 
 TAKE_BACK = f"""mutation ($id: ID!) {{ cancelScheduledChange(id: $id) {{ {_CHANGE} }} }}"""
+
+_COUNTED = """__typename
+  ... on Consumed { duplicate decision { allowed reason overLimit used remaining resetsAt warning
+    revision value { limit unlimited overage } sources { kind quantity package { versionId } } } }
+  ... on UserError { code message }
+  ... on ValidationFailed { issues { path code } }"""
+
+CONSUME = f"""mutation ($customerId: ID, $featureId: ID!, $quantity: BigInt! = "1",
+                      $key: String!) {{
+  consume(customerId: $customerId, featureId: $featureId, quantity: $quantity,
+          idempotencyKey: $key) {{ {_COUNTED} }} }}"""
+
+SET_LEVEL = f"""mutation ($customerId: ID, $featureId: ID!, $level: BigInt!, $key: String!) {{
+  setLevel(customerId: $customerId, featureId: $featureId, level: $level,
+           idempotencyKey: $key) {{ {_COUNTED} }} }}"""
+
+RECORD = """mutation ($events: [UsageEventInput!]!) { recordUsage(events: $events) { __typename
+  ... on UsageRecorded { accepted duplicates rejected { id code } }
+  ... on ValidationFailed { issues { path code } } } }"""
 
 CUSTOMER = """query ($id: ID) { customer(id: $id) { id revision creditBalance { amountMinor }
   paymentMethod { brand last4 }

@@ -85,19 +85,24 @@ def decide(
         reason = _reason(grants, granted, feature, quantity, wanted, used)
     if feature.kind is not FeatureKind.METERED:
         return Decision(allowed, reason, False, value, None, None, None, granted.sources)
-    if value is None or value.unlimited:
-        return Decision(allowed, reason, False, value, used, None, None, granted.sources)
-    limit = value.limit or 0
+    remaining, warning = standing(value, used)
+    passed = remaining is not None and quantity > remaining
     return Decision(
-        allowed,
-        reason,
-        allowed and used + quantity > limit,
-        value,
-        used,
-        max(limit - used, 0),
-        _warning(value, limit, used),
-        granted.sources,
+        allowed, reason, allowed and passed, value, used, remaining, warning, granted.sources
     )
+
+
+def standing(value: EntitlementValue | None, used: int) -> tuple[int | None, int | None]:
+    """What is left of a METERED value, and the highest warning that has been reached.
+
+    >>> standing(EntitlementValue(limit=100, unlimited=False, warn_at_percent=(80, 95)), 90)
+    (10, 80)
+    """
+    if value is None or value.unlimited:
+        return None, None
+    limit = value.limit or 0
+    reached = [p for p in value.warn_at_percent if used and used * 100 >= p * limit]
+    return max(limit - used, 0), max(reached, default=None)
 
 
 def _suffices(
@@ -149,12 +154,6 @@ def _reason(
     if feature.kind is FeatureKind.METERED:
         return DenialReason.LIMIT_EXCEEDED
     return DenialReason.VALUE_TOO_LOW
-
-
-def _warning(value: EntitlementValue, limit: int, used: int) -> int | None:
-    if not used or not value.warn_at_percent:
-        return None
-    return max((p for p in value.warn_at_percent if used * 100 >= p * limit), default=None)
 
 
 def _wanted(feature: Feature, at_least: str) -> EntitlementValue:

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, inspect, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 import entitlements
+import entitlements.access.tables
 import entitlements.audit.tables
 import entitlements.billing.tables
 import entitlements.catalog.tables

@@ -6,12 +6,14 @@ from typing import Self
 import strawberry
 
 from entitlements.access.service import Answer, Check
+from entitlements.access.usage import Used
 from entitlements.catalog import model
 from entitlements.catalog.model import Catalog, GrantMode
 from entitlements.grants import sources
-from entitlements.grants.decide import DenialReason
+from entitlements.grants.decide import DenialReason, standing
 from entitlements.grants.merge import FeatureGrants
 from entitlements.grants.sources import GrantSourceKind
+from graphql_schema.context import Info
 from graphql_schema.types.catalog import (
     EntitlementValue,
     Feature,
@@ -88,15 +90,40 @@ class Entitlement:
     feature: Feature = strawberry.field(description="The feature.")
     value: EntitlementValue = strawberry.field(description="The value that holds.")
     sources: list[GrantSource] = strawberry.field(description="Everything that grants it.")
+    customer_id: strawberry.Private[str]
+    granted: strawberry.Private[model.EntitlementValue]
 
     @classmethod
-    def of(cls, catalog: Catalog, feature: model.Feature, granted: FeatureGrants) -> Self:
+    def of(
+        cls, customer_id: str, catalog: Catalog, feature: model.Feature, granted: FeatureGrants
+    ) -> Self:
         assert granted.value is not None
         return cls(
             feature=feature_type(feature),
             value=entitlement_value_type(granted.value),
             sources=_source_types(catalog, granted.sources),
+            customer_id=customer_id,
+            granted=granted.value,
         )
+
+    async def _used(self, info: Info) -> Used | None:
+        usage = await info.context.usage.load(self.customer_id)
+        return usage.get(self.feature.id)
+
+    @strawberry.field(description="METERED: units used in the present window; or the level.")
+    async def used(self, info: Info) -> BigInt | None:
+        used = await self._used(info)
+        return BigInt(used.quantity) if used else None
+
+    @strawberry.field(description="METERED: units left; null where there is no limit.")
+    async def remaining(self, info: Info) -> BigInt | None:
+        used = await self._used(info)
+        return _big(standing(self.granted, used.quantity)[0]) if used else None
+
+    @strawberry.field(description="METERED: when the present window ends; null: never.")
+    async def resets_at(self, info: Info) -> datetime | None:
+        used = await self._used(info)
+        return used.resets_at if used else None
 
 
 @strawberry.type(description="The answer to one check: yes, or no with exactly one reason.")
@@ -109,6 +136,9 @@ class AccessDecision:
     used: BigInt | None = strawberry.field(description="METERED: units used in the window.")
     remaining: BigInt | None = strawberry.field(
         description="METERED: units left; null where there is no limit."
+    )
+    resets_at: datetime | None = strawberry.field(
+        description="METERED: when the window ends and counting begins at 0; null: never."
     )
     warning: int | None = strawberry.field(description="The highest warnAtPercent reached.")
     revision: BigInt = strawberry.field(description="The customer's revision answered from.")
@@ -125,6 +155,7 @@ class AccessDecision:
             value=None if decision.value is None else entitlement_value_type(decision.value),
             used=_big(decision.used),
             remaining=_big(decision.remaining),
+            resets_at=answer.resets_at,
             warning=decision.warning,
             revision=BigInt(answer.revision),
             sources=_source_types(answer.catalog, decision.sources),

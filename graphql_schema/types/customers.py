@@ -250,7 +250,7 @@ class Customer:
     async def entitlements(self, info: Info) -> list[Entitlement]:
         catalog, grants = await self._grants(info)
         return [
-            Entitlement.of(catalog, feature, grants.of(feature.id))
+            Entitlement.of(self._row.id, catalog, feature, grants.of(feature.id))
             for feature in catalog.features.values()
             if grants.of(feature.id).value is not None
         ]

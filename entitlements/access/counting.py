@@ -1,0 +1,537 @@
+"""Counting use: `consume` and `setLevel` one at a time and once per key, events in batches.
+
+What is in the counters is read by checks (`used`) and by the change engine (`in_use`).
+"""
+
+import hashlib
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from datetime import date, datetime, timedelta
+
+import msgspec
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from entitlements.access import counters
+from entitlements.access.counters import (
+    CALENDAR_COUNTERS_KEPT,
+    COUNTERS_KEPT,
+    EVENTS_LATE_AT_MOST,
+    Count,
+    Event,
+)
+from entitlements.access.service import Answer, Check
+from entitlements.access.usage import (
+    COUNT_AT_MOST,
+    QUANTITY_AT_MOST,
+    Used,
+    Window,
+    bound_of,
+    cycle_of,
+    decide_consumed,
+    decide_level,
+    is_level,
+    is_sum,
+    products_of_features,
+    window_of,
+)
+from entitlements.catalog.model import (
+    Catalog,
+    EntitlementValue,
+    Feature,
+    FeatureKind,
+    GrantMode,
+    ResetPeriod,
+)
+from entitlements.grants.decide import Decision, DenialReason, decide
+from entitlements.grants.merge import Grants
+from entitlements.grants.sources import GrantSource, GrantSourceKind
+from entitlements.kernel.clock import Clock
+from entitlements.kernel.errors import IdempotencyConflict, NotFound, ValidationFailed
+from entitlements.storage.unit_of_work import Database
+from entitlements.subscriptions.customers import CustomerService
+from entitlements.subscriptions.holdings import grants_of
+from entitlements.subscriptions.state import CustomerState
+
+EVENTS_AT_ONCE = 1000
+EVENTS_EARLY_AT_MOST = timedelta(minutes=5)
+"""Clocks differ by so much; an event from further ahead is a mistake."""
+
+HISTORY_DAYS_AT_MOST = 366
+
+
+class Consumed(msgspec.Struct, frozen=True):
+    """The answer to `consume` or `setLevel`. `duplicate`: it is that of an earlier request."""
+
+    answer: Answer
+    duplicate: bool
+
+
+class Rejected(msgspec.Struct, frozen=True):
+    id: str
+    code: str
+    message: str
+
+
+class Recorded(msgspec.Struct, frozen=True):
+    accepted: int
+    duplicates: int
+    rejected: tuple[Rejected, ...]
+
+
+class UsageDay(msgspec.Struct, frozen=True):
+    day: date
+    quantity: int
+
+
+class _StoredSource(msgspec.Struct, frozen=True, array_like=True):
+    kind: GrantSourceKind
+    mode: GrantMode
+    value: EntitlementValue
+    quantity: int
+    package: str | None
+    component: str | None
+    ends_at: datetime | None
+
+
+class StoredAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An answer as it is kept under its key: packages by their version, which never change."""
+
+    allowed: bool
+    revision: int
+    reason: DenialReason | None = None
+    over_limit: bool = False
+    value: EntitlementValue | None = None
+    used: int | None = None
+    remaining: int | None = None
+    warning: int | None = None
+    resets_at: datetime | None = None
+    sources: tuple[_StoredSource, ...] = ()
+
+
+class _Request(msgspec.Struct, frozen=True, kw_only=True):
+    """One count that is asked for under a key, and the answer that follows from its outcome.
+
+    `step` is None where there is nothing to count: the answer is no then, and kept all the same.
+    """
+
+    customer_id: str
+    mutation: str
+    key: str
+    digest: str
+    catalog: Catalog
+    check: Check
+    at: datetime
+    step: Count | None
+    bound: int
+    answer: Callable[[int, bool], Answer]
+
+
+class _Repeated(Exception):
+    """The key is there already: whatever was counted under it is rolled back."""
+
+
+class UsageService:
+    def __init__(
+        self,
+        database: Database,
+        catalog: Callable[[], Awaitable[Catalog]],
+        clock: Clock,
+        customers: CustomerService,
+    ) -> None:
+        self._database = database
+        self._catalog = catalog
+        self._clock = clock
+        self._customers = customers
+        self._products: tuple[Catalog, Mapping[str, str]] = (Catalog.EMPTY, {})
+
+    # ── one at a time ────────────────────────────────────────────────────────
+
+    async def consume(self, customer_id: str, feature_id: str, quantity: int, key: str) -> Consumed:
+        """Count a quantity of a SUM feature if it is allowed, once per key.
+
+        Raises `ValidationFailed` for a quantity below 1 or absurd, a key that is none, and a
+        feature that is not counted so; `IdempotencyConflict` for a key of another request.
+        """
+        _check_range("quantity", quantity, 1)
+        return await self._count(customer_id, "consume", feature_id, quantity, key)
+
+    async def set_level(self, customer_id: str, feature_id: str, level: int, key: str) -> Consumed:
+        """Say what is in use of a LEVEL feature now, once per key. Lowering is always fine."""
+        _check_range("level", level, 0)
+        return await self._count(customer_id, "setLevel", feature_id, level, key)
+
+    async def _count(
+        self, customer_id: str, mutation: str, feature_id: str, quantity: int, key: str
+    ) -> Consumed:
+        if not (1 <= len(key) <= 255 and key.isprintable()):
+            words = "a key has 1 to 255 printable characters"
+            raise ValidationFailed.of("idempotencyKey", "LENGTH", words)
+        catalog = await self._catalog()
+        feature = catalog.features.get(feature_id)
+        _check_kind(feature, mutation)
+        check = Check(feature_id, max(quantity, 1))
+        state = await self._state(customer_id)
+        if state is None:
+            return Consumed(Answer(check, decide(None, feature), feature, 0, catalog), False)
+        at = self._clock.now()
+        grants = grants_of(catalog, state, at)
+        request = _Request(
+            customer_id=customer_id,
+            mutation=mutation,
+            key=key,
+            digest=hashlib.sha256(f"{feature_id} {quantity}".encode()).hexdigest(),
+            catalog=catalog,
+            check=check,
+            at=at,
+            step=self._step(catalog, state, feature, quantity, at) if feature else None,
+            bound=-1 if feature is None else bound_of(grants, feature.id),
+            answer=_answering(catalog, grants, feature, mutation, quantity, check, state.revision),
+        )
+        return await self._settle(request)
+
+    async def _settle(self, request: _Request) -> Consumed:
+        """Count, answer and remember the answer in one transaction: all of it or nothing."""
+        try:
+            async with self._database.write() as session:
+                used, counted, resets_at = await _counted(session, request)
+                answer = request.answer(used, counted)
+                answer = msgspec.structs.replace(answer, resets_at=resets_at)
+                row = {
+                    "customer_id": request.customer_id,
+                    "mutation": request.mutation,
+                    "key": request.key,
+                    "request_digest": request.digest,
+                    "answer": msgspec.json.encode(_stored(answer)).decode(),
+                    "created_at": request.at,
+                }
+                if not await counters.remember(session, row):
+                    raise _Repeated
+        except _Repeated:
+            return await self._first_answer(request)
+        return Consumed(answer, False)
+
+    async def _first_answer(self, request: _Request) -> Consumed:
+        async with self._database.read() as session:
+            found = await counters.remembered(
+                session, request.customer_id, request.mutation, request.key
+            )
+        if found is None or found[0] != request.digest:
+            raise IdempotencyConflict("this key was used for another request")
+        stored = msgspec.json.decode(found[1], type=StoredAnswer)
+        return Consumed(_restored(request.catalog, request.check, stored), True)
+
+    def _step(
+        self, catalog: Catalog, state: CustomerState, feature: Feature, quantity: int, at: datetime
+    ) -> Count:
+        by_billing = feature.reset is ResetPeriod.BILLING_PERIOD
+        return Count(
+            customer_id=state.id,
+            feature_id=feature.id,
+            window=self.window(catalog, state, feature, at),
+            kept=COUNTERS_KEPT if by_billing else CALENDAR_COUNTERS_KEPT,
+            at=at,
+            quantity=quantity,
+        )
+
+    # ── events ───────────────────────────────────────────────────────────────
+
+    async def record(self, events: Sequence[Event]) -> Recorded:
+        """Count what has happened, above the limit too, each event once by customer and id.
+
+        A late event counts in the window of its own instant. What cannot be counted is listed,
+        and the rest is counted. Raises `ValidationFailed` for none, or for more than 1000.
+        """
+        if not 1 <= len(events) <= EVENTS_AT_ONCE:
+            words = f"from 1 to {EVENTS_AT_ONCE} events"
+            raise ValidationFailed.of("events", "LENGTH", words)
+        catalog, now = await self._catalog(), self._clock.now()
+        ids = {e.customer_id for e in events if e.customer_id.isprintable()}
+        views = await self._customers.views(sorted(ids))
+        states = {view.row.id: view.state for view in views if view}
+        rejected: list[Rejected] = []
+        first: dict[tuple[str, str], Event] = {}
+        repeated: list[Event] = []
+        for event in events:
+            if mistake := _mistake(catalog, states, event, now):
+                rejected.append(mistake)
+            elif event.key in first:
+                repeated.append(event)
+            else:
+                first[event.key] = event
+        async with self._database.write() as session:
+            dated = [msgspec.structs.replace(e, at=e.at or now) for e in first.values()]
+            new = await counters.take(session, dated)
+            await counters.add(
+                session,
+                [
+                    self._step(
+                        catalog, states[e.customer_id], catalog.features[e.feature_id],
+                        e.quantity, e.at or now,
+                    )
+                    for e in dated
+                    if e.key in new
+                ],
+            )  # fmt: skip
+            known = await counters.taken(session, [key for key in first if key not in new])
+        repeated += [event for key, event in first.items() if key not in new]
+        others = [e for e in repeated if not _same(e, known.get(e.key) or first[e.key])]
+        words = "this id was used for another event"
+        rejected += [Rejected(event.id, "ID_REUSED", words) for event in others]
+        return Recorded(len(new), len(repeated) - len(others), tuple(rejected))
+
+    # ── reading ──────────────────────────────────────────────────────────────
+
+    def window(
+        self, catalog: Catalog, state: CustomerState, feature: Feature, at: datetime
+    ) -> Window:
+        """The window of a customer's feature that an instant falls in."""
+        if self._products[0] is not catalog:
+            self._products = (catalog, products_of_features(catalog))
+        cycle = cycle_of(catalog, state, feature.id, self._products[1].get(feature.id))
+        return window_of(feature.reset, cycle, at)
+
+    async def used(
+        self,
+        catalog: Catalog,
+        states: Iterable[CustomerState],
+        features: Iterable[Feature],
+        at: datetime,
+    ) -> dict[str, dict[str, Used]]:
+        """What is used of METERED features at an instant, by customer and feature."""
+        asked = self._windows(catalog, states, features, at)
+        async with self._database.read() as session:
+            found = await counters.read(session, asked)
+        return {
+            customer_id: {
+                feature_id: Used(found[customer_id].get(feature_id, 0), window.end)
+                for feature_id, window in windows.items()
+            }
+            for customer_id, windows in asked.items()
+        }
+
+    async def in_use(
+        self, session: AsyncSession, catalog: Catalog, state: CustomerState, at: datetime
+    ) -> Mapping[str, int]:
+        """The same for one customer and all features, in the caller's transaction."""
+        asked = self._windows(catalog, [state], catalog.features.values(), at)
+        return (await counters.read(session, asked))[state.id]
+
+    def _windows(
+        self,
+        catalog: Catalog,
+        states: Iterable[CustomerState],
+        features: Iterable[Feature],
+        at: datetime,
+    ) -> dict[str, dict[str, Window]]:
+        metered = [feature for feature in features if feature.kind is FeatureKind.METERED]
+        return {
+            state.id: {f.id: self.window(catalog, state, f, at) for f in metered}
+            for state in states
+        }
+
+    async def history(
+        self, customer_id: str, feature_id: str, start: datetime, end: datetime
+    ) -> list[UsageDay]:
+        """What was used on each UTC day that `[start, end)` touches; of a LEVEL, the level at
+        the day's end.
+
+        Raises `NotFound` for the customer, `ValidationFailed` for a feature that is not metered
+        and for a span that is empty or longer than 366 days.
+        """
+        catalog = await self._catalog()
+        feature = catalog.features.get(feature_id)
+        if feature is None or feature.kind is not FeatureKind.METERED:
+            words = f"{feature_id!r} is no metered feature"
+            raise ValidationFailed.of("featureId", "NOT_METERED", words)
+        first, last = start.date(), (end - timedelta(microseconds=1)).date()
+        count = (last - first).days + 1
+        if end <= start or count > HISTORY_DAYS_AT_MOST:
+            words = f"a span has from 1 to {HISTORY_DAYS_AT_MOST} days"
+            raise ValidationFailed.of("to", "OUT_OF_RANGE", words)
+        state = await self._state(customer_id)
+        if state is None:
+            raise NotFound("customer", customer_id)
+        today = self._clock.now().date()
+        async with self._database.read() as session:
+            found = await counters.days(session, customer_id, feature_id, first, last)
+            level = 0
+            if is_level(feature):
+                level = await counters.last_before(session, customer_id, feature_id, first) or 0
+        days = []
+        for day in (first + timedelta(days=n) for n in range(count)):
+            level = found.get(day, level)
+            quantity = level if is_level(feature) and day <= today else found.get(day, 0)
+            days.append(UsageDay(day, quantity))
+        return days
+
+    async def _state(self, customer_id: str) -> CustomerState | None:
+        if not customer_id.isprintable():  # nobody is called so, and no database is asked
+            return None
+        [view] = await self._customers.views([customer_id])
+        return view.state if view else None
+
+    # ── forgetting ───────────────────────────────────────────────────────────
+
+    async def purge(self) -> int:
+        """Forget keys, events and counters past their time, some at once; how much it was."""
+        now = self._clock.now()
+        async with self._database.read() as session:
+            if not await counters.is_anything_due(session, now):
+                return 0
+        async with self._database.write() as session:
+            return await counters.purge(session, now)
+
+
+async def _counted(session: AsyncSession, request: _Request) -> tuple[int, bool, datetime | None]:
+    """What the window says after the step, whether it was counted, and when the window ends."""
+    step = request.step
+    if step is None:
+        return 0, False, None
+    window, asked = step.window, {step.customer_id: {step.feature_id: step.window}}
+    if request.mutation == "setLevel":
+        used = await counters.set_level(session, step, request.bound)
+    else:
+        earlier = 0
+        if window.earlier:
+            before = msgspec.structs.replace(
+                window, bucket_start=window.earlier[0], earlier=window.earlier[1:]
+            )
+            found = await counters.read(session, {step.customer_id: {step.feature_id: before}})
+            earlier = found[step.customer_id].get(step.feature_id, 0)
+        used = await counters.count(session, step, request.bound - earlier)
+        used = used and used + earlier
+    if used is not None:
+        return used, True, window.end
+    found = await counters.read(session, asked)
+    now = found[step.customer_id].get(step.feature_id, 0)
+    if request.bound == COUNT_AT_MOST:
+        raise ValidationFailed.of("quantity", "OUT_OF_RANGE", "the counter cannot count so far")
+    return now, False, window.end
+
+
+def _answering(
+    catalog: Catalog,
+    grants: Grants,
+    feature: Feature | None,
+    mutation: str,
+    quantity: int,
+    check: Check,
+    revision: int,
+) -> Callable[[int, bool], Answer]:
+    """The answer to a count, by what the counter says afterwards and whether it was counted."""
+
+    def answer(used: int, counted: bool) -> Answer:
+        if feature is None:
+            decision = decide(grants, None)
+        elif mutation == "consume":
+            decision = decide_consumed(grants, feature, quantity, used=used, counted=counted)
+        else:
+            decision = decide_level(grants, feature, quantity, used=used, counted=counted)
+        return Answer(check, decision, feature, revision, catalog)
+
+    return answer
+
+
+def _check_range(name: str, quantity: int, least: int) -> None:
+    if not least <= quantity <= QUANTITY_AT_MOST:
+        words = f"a {name} is from {least} to {QUANTITY_AT_MOST}"
+        raise ValidationFailed.of(name, "OUT_OF_RANGE", words)
+
+
+def _check_kind(feature: Feature | None, mutation: str) -> None:
+    """`consume` is for what adds up, `setLevel` for what is there now."""
+    if feature is None:
+        return
+    if mutation == "consume" and not is_sum(feature):
+        words = f"{feature.name} does not add up: " + (
+            "set its level" if is_level(feature) else "it is not metered"
+        )
+        raise ValidationFailed.of("featureId", "NOT_A_SUM", words)
+    if mutation == "setLevel" and not is_level(feature):
+        words = f"{feature.name} has no level: " + (
+            "consume it" if is_sum(feature) else "it is not metered"
+        )
+        raise ValidationFailed.of("featureId", "NOT_A_LEVEL", words)
+
+
+def _mistake(
+    catalog: Catalog, states: Mapping[str, CustomerState], event: Event, now: datetime
+) -> Rejected | None:
+    """Why an event cannot be counted, the first reason that applies."""
+
+    def rejected(code: str, message: str) -> Rejected:
+        return Rejected(event.id, code, message)
+
+    feature = catalog.features.get(event.feature_id)
+    if not (1 <= len(event.id) <= 255 and event.id.isprintable()):
+        return rejected("ID", "an id has 1 to 255 printable characters")
+    if event.customer_id not in states:
+        return rejected("CUSTOMER_NOT_FOUND", f"there is no customer {event.customer_id!r}")
+    if feature is None:
+        return rejected("FEATURE_NOT_FOUND", f"there is no feature {event.feature_id!r}")
+    if not is_sum(feature):
+        return rejected("NOT_A_SUM", f"{feature.name} does not add up")
+    if not 1 <= event.quantity <= QUANTITY_AT_MOST:
+        return rejected("OUT_OF_RANGE", f"a quantity is from 1 to {QUANTITY_AT_MOST}")
+    if event.at is not None and event.at > now + EVENTS_EARLY_AT_MOST:
+        return rejected("IN_FUTURE", "it has not happened yet")
+    if event.at is not None and event.at < now - EVENTS_LATE_AT_MOST:
+        return rejected("TOO_OLD", f"it is more than {EVENTS_LATE_AT_MOST.days} days old")
+    return None
+
+
+def _same(event: Event, first: Event) -> bool:
+    said = (event.feature_id, event.quantity) == (first.feature_id, first.quantity)
+    return said and (event.at is None or first.at is None or event.at == first.at)
+
+
+def _stored(answer: Answer) -> StoredAnswer:
+    decision = answer.decision
+    return StoredAnswer(
+        allowed=decision.allowed,
+        revision=answer.revision,
+        reason=decision.reason,
+        over_limit=decision.over_limit,
+        value=decision.value,
+        used=decision.used,
+        remaining=decision.remaining,
+        warning=decision.warning,
+        resets_at=answer.resets_at,
+        sources=tuple(
+            _StoredSource(
+                source.kind,
+                source.mode,
+                source.value,
+                source.quantity,
+                source.package.version_id if source.package else None,
+                source.component.version_id if source.component else None,
+                source.ends_at,
+            )
+            for source in decision.sources
+        ),
+    )
+
+
+def _restored(catalog: Catalog, check: Check, stored: StoredAnswer) -> Answer:
+    decision = Decision(
+        stored.allowed,
+        stored.reason,
+        stored.over_limit,
+        stored.value,
+        stored.used,
+        stored.remaining,
+        stored.warning,
+        tuple(
+            GrantSource(
+                kind=source.kind,
+                mode=source.mode,
+                value=source.value,
+                quantity=source.quantity,
+                package=catalog.versions[source.package] if source.package else None,
+                component=catalog.versions[source.component] if source.component else None,
+                ends_at=source.ends_at,
+            )
+            for source in stored.sources
+        ),
+    )
+    feature = catalog.features.get(check.feature_id)
+    return Answer(check, decision, feature, stored.revision, catalog, stored.resets_at)

@@ -1,0 +1,273 @@
+"""Counting what customers use, against what they may."""
+
+from typing import Any
+
+import pytest
+
+from entitlements.services import Services
+from entitlements.worker import work_once
+from tests.api import Api
+from tests.conftest import publish
+
+
+def _meter(id: str, reset: str) -> dict[str, Any]:
+    return {"id": id, "name": id, "kind": "metered", "unit": "call", "aggregation": "sum",
+            "reset": reset}  # fmt: skip
+
+
+def _flat(amount: str) -> dict[str, Any]:
+    return {"id": "fee", "name": "Fee", "model": "flat",
+            "prices": {"usd": {"month": amount, "year": f"{amount}0"}}}  # fmt: skip
+
+
+def _document(**policy: Any) -> dict[str, Any]:
+    """A small plan and a large one; calls by billing period, jobs by the hour, seats in use."""
+    return {
+        "currencies": ["usd"],
+        "features": [
+            _meter("calls", "billing_period"),
+            _meter("jobs", "hour"),
+            _meter("exports", "never"),
+            {"id": "seats", "name": "Seats", "kind": "metered", "unit": "seat",
+             "aggregation": "level"},
+            {"id": "sso", "name": "SSO", "kind": "boolean"},
+        ],
+        "products": [
+            {
+                "id": "app", "name": "App",
+                "policy": {"downgrade": {"timing": "now", "proration": "none"} | policy},
+                "plans": [
+                    {"id": "small", "name": "Small", "charges": [_flat("10.00")],
+                     "entitlements": {"calls": {"limit": 10, "warn_at_percent": [50, 80]},
+                                      "jobs": {"limit": 2, "overage": True},
+                                      "seats": {"limit": 3}, "sso": True}},
+                    {"id": "large", "name": "Large", "charges": [_flat("50.00")],
+                     "entitlements": {"calls": {"limit": 100}, "jobs": {"unlimited": True},
+                                      "seats": {"limit": 20}, "sso": True}},
+                ],
+                "add_ons": [
+                    {"id": "more-calls", "name": "More calls", "kind": "capacity",
+                     "entitlements": {"calls": {"add": 5}}, "charges": [_flat("3.00")]},
+                ],
+            }
+        ],
+    }  # fmt: skip
+
+
+@pytest.fixture
+async def small(api: Api, services: Services) -> Api:
+    """`ant` on Small since 1 March 2026, 12:00."""
+    await publish(services, _document())
+    await api.create_customer("ant")
+    started = await api.change("start", customerId="ant", planId="small")
+    assert started["__typename"] == "ChangeCommitted", started
+    return api
+
+
+async def test_use_is_counted_up_to_the_limit_and_begins_anew_with_the_period(small: Api) -> None:
+    revision = (await small.customer("ant"))["revision"]
+    token = await small.token("ant", "USE", "READ")
+    first = await token.consume("calls", "a", quantity=4)
+    assert first["decision"] | {"sources": ...} == {
+        "allowed": True, "reason": None, "overLimit": False, "used": "4", "remaining": "6",
+        "resetsAt": "2026-04-01T12:00:00Z", "warning": None, "revision": revision,
+        "value": {"limit": "10", "unlimited": False, "overage": False}, "sources": ...,
+    }  # fmt: skip
+    assert (await token.consume("calls", "b", quantity=4))["decision"]["warning"] == 80
+    denied = (await token.consume("calls", "c", quantity=3))["decision"]
+    assert (denied["allowed"], denied["reason"]) == (False, "LIMIT_EXCEEDED")
+    assert (denied["used"], denied["remaining"]) == ("8", "2")
+    assert (await token.access(None, "calls", quantity=3))["reason"] == "LIMIT_EXCEEDED"
+    asked = await token.access(None, "calls", quantity=2)
+    assert (asked["allowed"], asked["used"], asked["warning"]) == (True, "8", 80)
+
+    await small.advance("2026-04-01T11:59:59Z")
+    assert (await token.access(None, "calls"))["used"] == "8"
+    await small.advance("2026-04-01T12:00:00Z")
+    anew = await token.access(None, "calls")
+    assert (anew["used"], anew["resetsAt"]) == ("0", "2026-05-01T12:00:00Z")
+    assert (await small.customer("ant"))["subscriptions"][0]["currentPeriod"] == {
+        "start": "2026-04-01T12:00:00Z", "end": "2026-05-01T12:00:00Z"
+    }  # fmt: skip
+
+
+async def test_a_repeated_key_gets_the_first_answer_word_for_word(small: Api) -> None:
+    yes = await small.consume("calls", "yes", customerId="ant", quantity=9)
+    no = await small.consume("calls", "no", customerId="ant", quantity=2)
+    assert (yes["decision"]["allowed"], no["decision"]["reason"]) == (True, "LIMIT_EXCEEDED")
+    await small.purchase(customerId="ant", addOnId="more-calls", idempotencyKey="buy")
+
+    assert await small.consume("calls", "yes", customerId="ant", quantity=9) == yes | {
+        "duplicate": True
+    }
+    assert await small.consume("calls", "no", customerId="ant", quantity=2) == no | {
+        "duplicate": True
+    }
+    other = await small.consume("calls", "yes", customerId="ant", quantity=1)
+    assert other["__typename"] == "IdempotencyConflict"
+    counted = await small.consume("calls", "new", customerId="ant", quantity=6)
+    assert (counted["decision"]["used"], counted["decision"]["remaining"]) == ("15", "0")
+
+
+async def test_keys_are_forgotten_after_a_week_and_counters_after_their_time(
+    small: Api, services: Services
+) -> None:
+    await small.consume("calls", "key", customerId="ant", quantity=9)
+    await small.consume("jobs", "key-2", customerId="ant")
+    await small.advance("2026-03-08T12:00:01Z")
+    while await work_once(services):
+        pass
+    again = await small.consume("calls", "key", customerId="ant", quantity=9)
+    assert (again["duplicate"], again["decision"]["used"]) == (False, "9")
+    assert not again["decision"]["allowed"]
+    assert await services.usage.purge() == 0
+
+
+async def test_overage_counts_past_the_limit_and_says_so(small: Api) -> None:
+    for key, over in (("1", False), ("2", False), ("3", True)):
+        counted = (await small.consume("jobs", key, customerId="ant"))["decision"]
+        assert (counted["allowed"], counted["overLimit"]) == (True, over)
+    assert (counted["used"], counted["remaining"]) == ("3", "0")
+    assert counted["resetsAt"] == "2026-03-01T13:00:00Z"
+
+
+async def test_a_change_of_plan_never_resets_a_counter(small: Api) -> None:
+    await small.consume("calls", "a", customerId="ant", quantity=7)
+    await small.advance("2026-03-11T00:00:00Z")
+    await small.change("up", customerId="ant", planId="large")
+    grown = await small.access("ant", "calls")
+    assert (grown["used"], grown["remaining"]) == ("7", "93")
+    assert grown["resetsAt"] == "2026-04-01T12:00:00Z"
+
+
+async def test_what_is_not_granted_is_denied_and_what_is_no_sum_is_refused(small: Api) -> None:
+    for customer, feature, reason in (
+        ("ant", "exports", "NOT_ENTITLED"),
+        ("ant", "nothing", "FEATURE_NOT_FOUND"),
+        ("nobody", "calls", "CUSTOMER_NOT_FOUND"),
+    ):
+        for _ in range(2):
+            denied = await small.consume(feature, f"{feature}-key", customerId=customer)
+            assert denied["decision"]["reason"] == reason
+    token = await small.token("ant", "USE")
+    others = await token.consume("calls", "theirs", customerId="bee")
+    assert others["decision"]["reason"] == "CUSTOMER_NOT_FOUND"
+    reader = await small.token("ant", "READ")
+    assert await reader.refused(
+        'mutation { consume(featureId: "calls", idempotencyKey: "x") { __typename } }'
+    ) == "FORBIDDEN"  # fmt: skip
+
+    for feature, quantity, path, code in (
+        ("seats", 1, "featureId", "NOT_A_SUM"),
+        ("sso", 1, "featureId", "NOT_A_SUM"),
+        ("calls", 0, "quantity", "OUT_OF_RANGE"),
+        ("calls", -5, "quantity", "OUT_OF_RANGE"),
+        ("calls", 10**12 + 1, "quantity", "OUT_OF_RANGE"),
+    ):
+        refused = await small.consume(feature, "k", customerId="ant", quantity=quantity)
+        assert refused["issues"] == [{"path": [path], "code": code}]
+    for key in ("", "x" * 256, "a\nb"):
+        refused = await small.consume("calls", key, customerId="ant")
+        assert refused["issues"] == [{"path": ["idempotencyKey"], "code": "LENGTH"}]
+
+
+async def test_a_level_is_what_is_in_use_and_may_always_go_down(small: Api) -> None:
+    async def set_level(level: int, key: str) -> tuple[Any, ...]:
+        decision = (await small.set_level("seats", level, key, customerId="ant"))["decision"]
+        return tuple(decision[name] for name in ("allowed", "reason", "used", "remaining"))
+
+    assert await set_level(3, "a") == (True, None, "3", "0")
+    assert await set_level(4, "b") == (False, "LIMIT_EXCEEDED", "3", "0")
+    assert (await small.access("ant", "seats"))["reason"] == "LIMIT_EXCEEDED"
+    await small.change("up", customerId="ant", planId="large")
+    assert await set_level(12, "c") == (True, None, "12", "8")
+    await small.change("down", customerId="ant", planId="small")
+    assert await set_level(11, "d") == (True, None, "11", "0")
+    assert await set_level(12, "e") == (False, "LIMIT_EXCEEDED", "11", "0")
+    assert await set_level(0, "f") == (True, None, "0", "3")
+    again = await small.set_level("seats", 12, "e", customerId="ant")
+    assert (again["duplicate"], again["decision"]["used"]) == (True, "11")
+    refused = await small.set_level("calls", 1, "g", customerId="ant")
+    assert refused["issues"] == [{"path": ["featureId"], "code": "NOT_A_LEVEL"}]
+    refused = await small.set_level("seats", -1, "g", customerId="ant")
+    assert refused["issues"] == [{"path": ["level"], "code": "OUT_OF_RANGE"}]
+
+
+async def test_events_count_once_in_the_window_of_their_instant_and_above_the_limit(
+    small: Api,
+) -> None:
+    await small.advance("2026-04-03T00:00:00Z")
+
+    def event(id: str, quantity: int, **more: Any) -> dict[str, Any]:
+        return {"id": id, "customerId": "ant", "featureId": "calls", "quantity": quantity} | more
+
+    batch = [
+        event("now", 8),
+        event("late", 5, at="2026-03-31T23:00:00Z"),
+        event("later", 30, at="2026-04-01T12:00:00Z"),
+        event("now", 8),
+        event("now", 9),
+        event("old", 1, at="2026-02-26T23:59:59Z"),
+        event("early", 1, at="2026-04-03T00:05:01Z"),
+        event("none", 0),
+        event("who", 1, customerId="nobody"),
+        event("what", 1, featureId="nothing"),
+        event("seats", 1, featureId="seats"),
+        event("", 1),
+    ]
+    recorded = await small.record(*batch)
+    codes = {e["id"]: e["code"] for e in recorded["rejected"]}
+    assert (recorded["accepted"], recorded["duplicates"]) == (3, 1)
+    assert codes == {
+        "old": "TOO_OLD", "early": "IN_FUTURE", "none": "OUT_OF_RANGE",
+        "who": "CUSTOMER_NOT_FOUND", "what": "FEATURE_NOT_FOUND", "seats": "NOT_A_SUM",
+        "": "ID", "now": "ID_REUSED",
+    }  # fmt: skip
+    again = await small.record(*batch)
+    assert (again["accepted"], again["duplicates"]) == (0, 4)
+    asked = await small.access("ant", "calls")
+    assert (asked["allowed"], asked["used"], asked["remaining"]) == (False, "38", "0")
+
+    days = await small.ask(
+        """{ usageHistory(customerId: "ant", featureId: "calls", from: "2026-03-31T00:00:00Z",
+                          to: "2026-04-03T00:00:01Z") { date quantity } }"""
+    )
+    assert [(day["date"][:10], day["quantity"]) for day in days["usageHistory"]] == [
+        ("2026-03-31", "5"), ("2026-04-01", "30"), ("2026-04-02", "0"), ("2026-04-03", "8"),
+    ]  # fmt: skip
+    assert (await small.record())["issues"] == [{"path": ["events"], "code": "LENGTH"}]
+
+
+async def test_the_history_of_a_level_is_what_each_day_ended_with(small: Api) -> None:
+    await small.set_level("seats", 3, "a", customerId="ant")
+    await small.set_level("seats", 2, "b", customerId="ant")
+    await small.advance("2026-03-03T00:00:00Z")
+    await small.set_level("seats", 1, "c", customerId="ant")
+    history = """query ($from: DateTime!, $to: DateTime!) { usageHistory(
+      customerId: "ant", featureId: "seats", from: $from, to: $to) { quantity } }"""
+    span = {"from": "2026-02-28T00:00:00Z", "to": "2026-03-05T00:00:00Z"}
+    days = (await small.ask(history, **span))["usageHistory"]
+    assert [day["quantity"] for day in days] == ["0", "2", "2", "1", "0"]
+    later = (await small.ask(history, **span | {"from": "2026-03-02T00:00:00Z"}))["usageHistory"]
+    assert [day["quantity"] for day in later] == ["2", "1", "0"]
+    assert await small.refused(history, **span | {"to": "2027-03-05T00:00:00Z"}) == "BAD_USER_INPUT"
+    assert await small.refused(history, **span | {"to": span["from"]}) == "BAD_USER_INPUT"
+
+
+async def test_entitlements_show_what_is_used_of_them(small: Api) -> None:
+    await small.consume("calls", "a", customerId="ant", quantity=4)
+    await small.set_level("seats", 2, "b", customerId="ant")
+    found = await small.ask(
+        """{ customers { nodes { entitlements { feature { id } used remaining resetsAt } } } }"""
+    )
+    [customer] = found["customers"]["nodes"]
+    figures = {
+        e["feature"]["id"]: (e["used"], e["remaining"], e["resetsAt"])
+        for e in customer["entitlements"]
+    }
+    assert figures == {
+        "calls": ("4", "6", "2026-04-01T12:00:00Z"),
+        "jobs": ("0", "2", "2026-03-01T13:00:00Z"),
+        "seats": ("2", "1", None),
+        "sso": (None, None, None),
+    }
