@@ -246,7 +246,7 @@ async def build_services(settings: Settings, *, clock: SettableClock | None = No
     return_urls = _return_urls(settings)
     customers = CustomerService(database, catalog.current, service_clock, sandbox=settings.sandbox)
     usage = UsageService(database, catalog.current, service_clock, customers)
-    quoting = Quoting(database, catalog.current, service_clock, signer, payments)
+    quoting = Quoting(database, catalog.current, service_clock, signer, payments, usage.used_now)
     due = Due(database, catalog.current, service_clock)
     alignment = Alignment(database, catalog.current, service_clock, payments, due)
     settlement = Settlement(

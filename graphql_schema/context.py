@@ -7,11 +7,11 @@ from functools import cached_property
 from strawberry.dataloader import DataLoader
 from strawberry.types import Info as StrawberryInfo
 
-from entitlements.access.usage import Used
 from entitlements.catalog.model import Catalog
 from entitlements.services import Services
 from entitlements.subscriptions.customers import CustomerView
 from entitlements.subscriptions.service import Caller
+from entitlements.subscriptions.violations import Used
 from graphql_schema.permissions import PROVIDER_IDS, Principal
 
 

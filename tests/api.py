@@ -151,6 +151,7 @@ PREVIEW = """mutation ($input: ChangeInput!) { previewChange(input: $input) { __
     dueNow { amountMinor } creditApplied { amountMinor } creditBalanceAfter { amountMinor }
     recurringBefore { amountMinor } recurringAfter { amountMinor }
     nextInvoice { at total { amountMinor } lines { amount { amountMinor } } }
+    usageViolations { feature { id } used limitAfter }
     entitlementChanges { feature { id } better } removedAddOns { id } warnings }
   ... on UserError { code message }
   ... on ValidationFailed { issues { path code message } } } }"""

@@ -1,6 +1,6 @@
 """Counting use: `consume` and `setLevel` one at a time and once per key, events in batches.
 
-What is in the counters is read by checks (`used`) and by the change engine (`in_use`).
+What is in the counters is read by checks (`used`) and by the change engine (`used_now`).
 """
 
 import hashlib
@@ -22,7 +22,6 @@ from entitlements.access.service import Answer, Check
 from entitlements.access.usage import (
     COUNT_AT_MOST,
     QUANTITY_AT_MOST,
-    Used,
     Window,
     bound_of,
     cycle_of,
@@ -50,6 +49,7 @@ from entitlements.storage.unit_of_work import Database
 from entitlements.subscriptions.customers import CustomerService
 from entitlements.subscriptions.holdings import grants_of
 from entitlements.subscriptions.state import CustomerState
+from entitlements.subscriptions.violations import Used
 
 EVENTS_AT_ONCE = 1000
 EVENTS_EARLY_AT_MOST = timedelta(minutes=5)
@@ -301,19 +301,16 @@ class UsageService:
         async with self._database.read() as session:
             found = await counters.read(session, asked)
         return {
-            customer_id: {
-                feature_id: Used(found[customer_id].get(feature_id, 0), window.end)
-                for feature_id, window in windows.items()
-            }
+            customer_id: _by_feature(windows, found[customer_id])
             for customer_id, windows in asked.items()
         }
 
-    async def in_use(
+    async def used_now(
         self, session: AsyncSession, catalog: Catalog, state: CustomerState, at: datetime
-    ) -> Mapping[str, int]:
+    ) -> Mapping[str, Used]:
         """The same for one customer and all features, in the caller's transaction."""
         asked = self._windows(catalog, [state], catalog.features.values(), at)
-        return (await counters.read(session, asked))[state.id]
+        return _by_feature(asked[state.id], (await counters.read(session, asked))[state.id])
 
     def _windows(
         self,
@@ -406,6 +403,10 @@ async def _counted(session: AsyncSession, request: _Request) -> tuple[int, bool,
     if request.bound == COUNT_AT_MOST:
         raise ValidationFailed.of("quantity", "OUT_OF_RANGE", "the counter cannot count so far")
     return now, False, window.end
+
+
+def _by_feature(windows: Mapping[str, Window], found: Mapping[str, int]) -> dict[str, Used]:
+    return {f: Used(found.get(f, 0), window.end) for f, window in windows.items()}
 
 
 def _answering(

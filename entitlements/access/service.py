@@ -5,7 +5,7 @@ from datetime import datetime
 
 import msgspec
 
-from entitlements.access.usage import NOT_USED, Used
+from entitlements.access.usage import NOT_USED
 from entitlements.catalog.model import Catalog, Feature, FeatureKind
 from entitlements.grants.decide import Decision, decide
 from entitlements.grants.merge import Grants
@@ -14,6 +14,7 @@ from entitlements.kernel.errors import Conflict
 from entitlements.subscriptions.customers import CustomerService
 from entitlements.subscriptions.holdings import grants_of
 from entitlements.subscriptions.state import CustomerState
+from entitlements.subscriptions.violations import Used
 
 MAX_CHECKS = 100
 

@@ -21,6 +21,7 @@ from entitlements.grants.decide import Decision, decide, standing
 from entitlements.grants.merge import Grants
 from entitlements.kernel.period import Interval, Period, add_months
 from entitlements.subscriptions.state import CustomerState, Subscription, held_package
+from entitlements.subscriptions.violations import Used
 
 QUANTITY_AT_MOST = 10**12
 """Of one request or event, and the highest level."""
@@ -160,13 +161,6 @@ def _subscription(state: CustomerState, product_id: str | None) -> Subscription 
 
 
 # ── deciding ─────────────────────────────────────────────────────────────────
-
-
-class Used(msgspec.Struct, frozen=True, gc=False):
-    """What is used of a feature in its present window, and when that ends (None: never)."""
-
-    quantity: int
-    resets_at: datetime | None
 
 
 NOT_USED = Used(0, None)

@@ -17,6 +17,7 @@ from entitlements.subscriptions.change import Authority, ChangePlan
 from entitlements.subscriptions.holdings import EntitlementChange
 from entitlements.subscriptions.invoice_line import Line
 from entitlements.subscriptions.request import ChangeRequest
+from entitlements.subscriptions.violations import UsageViolation
 
 VALID_FOR = timedelta(minutes=15)
 _PURPOSE = "quote"
@@ -53,6 +54,12 @@ class Quote(msgspec.Struct, frozen=True, kw_only=True):
     credit_applied_minor: int
     credit_balance_after_minor: int
     entitlement_changes: tuple[EntitlementChange, ...]
+    usage_violations: tuple[UsageViolation, ...]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a reader should know, in sentences."""
+        return (*self.plan.warnings, *(violation.words for violation in self.usage_violations))
 
 
 class Due(msgspec.Struct, frozen=True):

@@ -1,6 +1,8 @@
 """Quoting: what a change would do and cost, at the provider's own figures. Stores nothing."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from entitlements.catalog.model import AddOn, Catalog
 from entitlements.kernel.clock import Clock
@@ -32,6 +34,13 @@ from entitlements.subscriptions.records import (
 from entitlements.subscriptions.request import ChangeRequest
 from entitlements.subscriptions.state import CustomerState
 from entitlements.subscriptions.tables import CustomerRow
+from entitlements.subscriptions.violations import (
+    Used,
+    UsedNow,
+    levels_in_use,
+    refuse_over_limit,
+    usage_violations,
+)
 
 
 class Quoting:
@@ -42,12 +51,14 @@ class Quoting:
         clock: Clock,
         signer: Signer,
         payments: PaymentProvider,
+        used: UsedNow,
     ) -> None:
         self._database = database
         self._catalog = catalog
         self._clock = clock
         self._signer = signer
         self._payments = payments
+        self._used = used
 
     async def quote(self, customer_id: str, request: ChangeRequest, authority: Authority) -> Quote:
         """What a change would do and cost for a customer as they are now."""
@@ -64,7 +75,13 @@ class Quoting:
         """The same, for a customer that is loaded."""
         catalog = await self._catalog()
         now = to_second(self._clock.now())
-        plan = plan_change(catalog, state, request, now, authority=authority)
+        async with self._database.read() as session:
+            used = await self.used(session, catalog, state)
+        levels = levels_in_use(catalog, used)
+        plan = plan_change(catalog, state, request, now, authority=authority, levels_in_use=levels)
+        changes = entitlement_changes(catalog, state, plan)
+        violations = usage_violations(changes, used)
+        refuse_over_limit(catalog, request, plan, violations)
         lines = plan.invoice_lines
         total = plan.invoice_total_minor if plan.invoiced_now else 0
         provided = None
@@ -97,7 +114,8 @@ class Quoting:
             due_now_exact=plan.exact,
             credit_applied_minor=due.credit_applied_minor,
             credit_balance_after_minor=due.credit_after_minor,
-            entitlement_changes=entitlement_changes(catalog, state, plan),
+            entitlement_changes=changes,
+            usage_violations=violations,
         )
 
     async def quote_add_on(
@@ -135,6 +153,12 @@ class Quoting:
         if expired:
             raise QuoteExpired("the quote is past its time", fresh)
         raise QuoteStale("the customer or the catalog has changed since the quote", fresh)
+
+    async def used(
+        self, session: AsyncSession, catalog: Catalog, state: CustomerState
+    ) -> Mapping[str, Used]:
+        """What the customer uses now of every METERED feature, read in a transaction."""
+        return await self._used(session, catalog, state, self._clock.now())
 
     def read(self, token: str) -> QuoteClaims:
         """The claims of a quote of ours."""

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 from collections.abc import Awaitable, Callable
 from datetime import datetime
+from functools import partial
 
 import msgspec
 from sqlalchemy import select
@@ -30,6 +31,7 @@ from entitlements.subscriptions.alignment import Alignment
 from entitlements.subscriptions.approval import Approvals, needs_approval
 from entitlements.subscriptions.change import Authority, ChangePlan, pinned, plan_change
 from entitlements.subscriptions.due import Due
+from entitlements.subscriptions.holdings import entitlement_changes
 from entitlements.subscriptions.leases import LEASE
 from entitlements.subscriptions.payments import (
     Outcome,
@@ -57,6 +59,11 @@ from entitlements.subscriptions.settlement import WAITING, Committed, Settlement
 from entitlements.subscriptions.state import CustomerState
 from entitlements.subscriptions.sync import ProviderSync
 from entitlements.subscriptions.tables import ChangeRow, CustomerRow, SubscriptionRow
+from entitlements.subscriptions.violations import (
+    levels_in_use,
+    refuse_over_limit,
+    usage_violations,
+)
 
 WAIT_FOR_OWN_INTENT_SECONDS = 10
 RENEWAL_TRIES = 5
@@ -270,16 +277,24 @@ class ChangeService:
                 raise QuoteStale("the customer or the catalog has changed since the quote")
             if _renewing(state, self._clock.now()):
                 raise QuoteStale("the period has ended since the quote")
-            plan = plan_change(
-                catalog, state, claims.request, claims.at, authority=claims.authority
+            used = await self._quoting.used(session, catalog, state)
+            as_quoted = partial(
+                plan_change,
+                catalog,
+                state,
+                claims.request,
+                authority=claims.authority,
+                levels_in_use=levels_in_use(catalog, used),
             )
+            plan = as_quoted(claims.at)
             if not plan.exact:  # the provider cannot pin that instant: it is the commit's
-                now = self._clock.now()
-                plan = plan_change(catalog, state, claims.request, now, authority=claims.authority)
+                plan = as_quoted(self._clock.now())
                 if plan.invoice_total_minor > quotes.most_to_accept(claims.total_minor):
                     raise QuoteStale("it has become dearer since the quote")
             elif quotes.digest(plan.invoice_lines) != claims.lines_digest:
                 raise QuoteStale("the quote does not hold any more")
+            violations = usage_violations(entitlement_changes(catalog, state, plan), used)
+            refuse_over_limit(catalog, claims.request, plan, violations)
             waits = needs_approval(plan, caller.authority)
             in_place_of = AWAITING_APPROVAL if waits else AWAITING_CHECKOUT
             await supersede(session, row, plan.product_id, in_place_of, self._clock.now())

@@ -6,13 +6,13 @@ from typing import Self
 import strawberry
 
 from entitlements.access.service import Answer, Check
-from entitlements.access.usage import Used
 from entitlements.catalog import model
 from entitlements.catalog.model import Catalog, GrantMode
 from entitlements.grants import sources
 from entitlements.grants.decide import DenialReason, standing
 from entitlements.grants.merge import FeatureGrants
 from entitlements.grants.sources import GrantSourceKind
+from entitlements.subscriptions.violations import Used
 from graphql_schema.context import Info
 from graphql_schema.types.catalog import (
     EntitlementValue,

@@ -366,6 +366,13 @@ class EntitlementChange:
     better: bool = strawberry.field(description="Whether the customer has more of it afterwards.")
 
 
+@strawberry.type(description="Use today that is above the limit after a change.")
+class UsageViolation:
+    feature: Feature = strawberry.field(description="The feature.")
+    used: BigInt = strawberry.field(description="What is used of it today.")
+    limit_after: BigInt = strawberry.field(description="The limit once the change takes effect.")
+
+
 @strawberry.type(description="What a change would do and cost, at an instant.")
 class Quote:
     quote: strawberry.Private[quotes.Quote]
@@ -453,6 +460,17 @@ class Quote:
             for change in self.quote.entitlement_changes
         ]
 
+    @strawberry.field(description="Where more is used today than the change leaves.")
+    def usage_violations(self) -> list[UsageViolation]:
+        return [
+            UsageViolation(
+                feature=feature_type(violation.feature),
+                used=BigInt(violation.used),
+                limit_after=BigInt(violation.limit_after),
+            )
+            for violation in self.quote.usage_violations
+        ]
+
     @strawberry.field(description="Add-ons that do not fit afterwards and are removed.")
     def removed_add_ons(self) -> list[AddOn]:
         held = {slot.package_id: slot.version for slot in self.quote.plan.before}
@@ -464,7 +482,7 @@ class Quote:
 
     @strawberry.field(description="What a reader should know, in sentences.")
     def warnings(self) -> list[str]:
-        return list(self.quote.plan.warnings)
+        return list(self.quote.warnings)
 
 
 @strawberry.type(description="The quote is past its time. Nothing was changed.")

@@ -20,6 +20,11 @@ def _flat(amount: str) -> dict[str, Any]:
             "prices": {"usd": {"month": amount, "year": f"{amount}0"}}}  # fmt: skip
 
 
+def _per_seat(amount: str) -> dict[str, Any]:
+    return {"id": "seats", "name": "Seats", "model": "per_unit", "quantity": "seats", "minimum": 2,
+            "prices": {"usd": {"month": amount, "year": f"{amount}0"}}}  # fmt: skip
+
+
 def _document(**policy: Any) -> dict[str, Any]:
     """A small plan and a large one; calls by billing period, jobs by the hour, seats in use."""
     return {
@@ -44,6 +49,8 @@ def _document(**policy: Any) -> dict[str, Any]:
                     {"id": "large", "name": "Large", "charges": [_flat("50.00")],
                      "entitlements": {"calls": {"limit": 100}, "jobs": {"unlimited": True},
                                       "seats": {"limit": 20}, "sso": True}},
+                    {"id": "team", "name": "Team", "entitlements": {"seats": {"limit": 50}},
+                     "charges": [_flat("90.00"), _per_seat("2.00")]},
                 ],
                 "add_ons": [
                     {"id": "more-calls", "name": "More calls", "kind": "capacity",
@@ -271,3 +278,56 @@ async def test_entitlements_show_what_is_used_of_them(small: Api) -> None:
         "seats": ("2", "1", None),
         "sso": (None, None, None),
     }
+
+
+async def test_a_downgrade_shows_what_is_used_above_the_limits_after_it(small: Api) -> None:
+    await small.change("up", customerId="ant", planId="large")
+    await small.set_level("seats", 8, "a", customerId="ant")
+    await small.consume("calls", "b", customerId="ant", quantity=40)
+    await small.consume("jobs", "c", customerId="ant", quantity=3)
+    quote = await small.preview(customerId="ant", planId="small")
+    assert [(v["feature"]["id"], v["used"], v["limitAfter"]) for v in quote["usageViolations"]] == [
+        ("calls", "40", "10"), ("jobs", "3", "2"), ("seats", "8", "3"),
+    ]  # fmt: skip
+    assert "Seats: 8 are in use, and the limit will be 3" in quote["warnings"]
+    down = await small.commit(quote["token"], "down")
+    assert down["__typename"] == "ChangeCommitted"
+    grown = await small.preview(customerId="ant", planId="large")
+    assert grown["usageViolations"] == []
+
+
+async def test_a_policy_may_refuse_to_go_below_what_is_used(small: Api, services: Services) -> None:
+    await publish(services, _document(over_limit="refuse"))
+    await small.change("up", customerId="ant", planId="large")
+    await small.set_level("seats", 3, "a", customerId="ant")
+    await small.consume("jobs", "b", customerId="ant", quantity=9)  # may be passed: not in the way
+    quote = await small.preview(customerId="ant", planId="small")
+    assert quote["__typename"] == "Quote"
+    await small.set_level("seats", 4, "c", customerId="ant")
+    for refused in (
+        await small.preview(customerId="ant", planId="small"),
+        await small.commit(quote["token"], "down"),
+    ):
+        [issue] = refused["issues"]
+        assert (issue["path"], issue["code"]) == (["planId"], "OVER_LIMIT")
+        assert "Seats" in issue["message"]
+    await small.set_level("seats", 3, "d", customerId="ant")
+    down = await small.change("again", customerId="ant", planId="small")
+    assert down["__typename"] == "ChangeCommitted"
+
+
+async def test_a_level_first_charged_is_bought_as_it_is_in_use(small: Api) -> None:
+    seats = {"feature": {"id": "seats"}}
+    await small.set_level("seats", 3, "a", customerId="ant")
+    quote = await small.preview(customerId="ant", planId="team")
+    lines = [(line["chargeId"], line["quantity"]) for line in quote["lines"]]
+    assert ("seats", "3") in lines
+    await small.set_level("seats", 1, "b", customerId="ant")
+    stale = await small.commit(quote["token"], "stale")
+    assert stale["__typename"] == "QuoteStale"
+    await small.change("team", customerId="ant", planId="team")
+    [held] = (await small.customer("ant"))["subscriptions"]
+    assert held["quantities"] == [seats | {"quantity": "2"}]  # the minimum
+    await small.set_level("seats", 2, "c", customerId="ant")
+    [held] = (await small.customer("ant"))["subscriptions"]
+    assert held["quantities"] == [seats | {"quantity": "2"}]  # what is bought never follows use
