@@ -66,6 +66,9 @@ class Consumed(msgspec.Struct, frozen=True):
 
 
 class Rejected(msgspec.Struct, frozen=True):
+    """An event that was not counted; `index` is where it stands among those given."""
+
+    index: int
     id: str
     code: str
     message: str
@@ -248,35 +251,38 @@ class UsageService:
         views = await self._customers.views(sorted(ids))
         states = {view.row.id: view.state for view in views if view}
         rejected: list[Rejected] = []
-        first: dict[tuple[str, str], Event] = {}
-        repeated: list[Event] = []
-        for event in events:
+        first: dict[tuple[str, str], tuple[int, Event]] = {}
+        repeated: list[tuple[int, Event]] = []
+        for index, event in enumerate(events):
             if mistake := _mistake(catalog, states, event, now):
-                rejected.append(mistake)
+                rejected.append(Rejected(index, event.id, *mistake))
             elif event.key in first:
-                repeated.append(event)
+                repeated.append((index, event))
             else:
-                first[event.key] = event
+                first[event.key] = index, event
+        dated = [msgspec.structs.replace(e, at=e.at or now) for _, e in first.values()]
         async with self._database.write() as session:
-            dated = [msgspec.structs.replace(e, at=e.at or now) for e in first.values()]
             new = await counters.take(session, dated)
-            await counters.add(
-                session,
-                [
-                    self._step(
-                        catalog, states[e.customer_id], catalog.features[e.feature_id],
-                        e.quantity, e.at or now,
-                    )
-                    for e in dated
-                    if e.key in new
-                ],
-            )  # fmt: skip
+            steps = [
+                self._step(
+                    catalog,
+                    states[event.customer_id],
+                    catalog.features[event.feature_id],
+                    event.quantity,
+                    event.at or now,
+                )
+                for event in dated
+                if event.key in new
+            ]
+            await counters.add(session, steps)
             known = await counters.taken(session, [key for key in first if key not in new])
-        repeated += [event for key, event in first.items() if key not in new]
-        others = [e for e in repeated if not _same(e, known.get(e.key) or first[e.key])]
-        words = "this id was used for another event"
-        rejected += [Rejected(event.id, "ID_REUSED", words) for event in others]
-        return Recorded(len(new), len(repeated) - len(others), tuple(rejected))
+        repeated += [found for key, found in first.items() if key not in new]
+        others = [
+            Rejected(index, event.id, "ID_REUSED", "this id was used for another event")
+            for index, event in sorted(repeated, key=lambda found: found[0])
+            if not _same(event, known.get(event.key) or first[event.key][1])
+        ]
+        return Recorded(len(new), len(repeated) - len(others), (*rejected, *others))
 
     # ── reading ──────────────────────────────────────────────────────────────
 
@@ -456,27 +462,23 @@ def _check_kind(feature: Feature | None, mutation: str) -> None:
 
 def _mistake(
     catalog: Catalog, states: Mapping[str, CustomerState], event: Event, now: datetime
-) -> Rejected | None:
-    """Why an event cannot be counted, the first reason that applies."""
-
-    def rejected(code: str, message: str) -> Rejected:
-        return Rejected(event.id, code, message)
-
+) -> tuple[str, str] | None:
+    """Why an event cannot be counted: the first code that applies, and words."""
     feature = catalog.features.get(event.feature_id)
     if not (1 <= len(event.id) <= 255 and event.id.isprintable()):
-        return rejected("ID", "an id has 1 to 255 printable characters")
+        return "ID", "an id has 1 to 255 printable characters"
     if event.customer_id not in states:
-        return rejected("CUSTOMER_NOT_FOUND", f"there is no customer {event.customer_id!r}")
+        return "CUSTOMER_NOT_FOUND", f"there is no customer {event.customer_id!r}"
     if feature is None:
-        return rejected("FEATURE_NOT_FOUND", f"there is no feature {event.feature_id!r}")
+        return "FEATURE_NOT_FOUND", f"there is no feature {event.feature_id!r}"
     if not is_sum(feature):
-        return rejected("NOT_A_SUM", f"{feature.name} does not add up")
+        return "NOT_A_SUM", f"{feature.name} does not add up"
     if not 1 <= event.quantity <= QUANTITY_AT_MOST:
-        return rejected("OUT_OF_RANGE", f"a quantity is from 1 to {QUANTITY_AT_MOST}")
+        return "OUT_OF_RANGE", f"a quantity is from 1 to {QUANTITY_AT_MOST}"
     if event.at is not None and event.at > now + EVENTS_EARLY_AT_MOST:
-        return rejected("IN_FUTURE", "it has not happened yet")
+        return "IN_FUTURE", "it has not happened yet"
     if event.at is not None and event.at < now - EVENTS_LATE_AT_MOST:
-        return rejected("TOO_OLD", f"it is more than {EVENTS_LATE_AT_MOST.days} days old")
+        return "TOO_OLD", f"it is more than {EVENTS_LATE_AT_MOST.days} days old"
     return None
 
 

@@ -2,7 +2,7 @@
 
 import typer
 
-from entitlements.cli import audit, catalog, keys, running
+from entitlements.cli import audit, catalog, keys, running, usage
 from entitlements.server.logging import configure_logging
 
 app = typer.Typer(
@@ -15,6 +15,7 @@ for command in (running.demo, running.serve, running.worker, running.migrate, ru
     app.command()(command)
 app.add_typer(catalog.app, name="catalog")
 app.add_typer(keys.app, name="keys")
+app.add_typer(usage.app, name="usage")
 app.add_typer(audit.app, name="audit")
 
 

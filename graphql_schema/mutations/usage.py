@@ -83,7 +83,7 @@ class UsageMutations:
             accepted=recorded.accepted,
             duplicates=recorded.duplicates,
             rejected=[
-                RejectedEvent(id=strawberry.ID(r.id), code=r.code, message=r.message)
+                RejectedEvent(index=r.index, id=strawberry.ID(r.id), code=r.code, message=r.message)
                 for r in recorded.rejected
             ],
         )

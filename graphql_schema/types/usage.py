@@ -38,6 +38,7 @@ class UsageEventInput:
 
 @strawberry.type(description="An event that was not counted.")
 class RejectedEvent:
+    index: int = strawberry.field(description="Where it stands among the events given, from 0.")
     id: strawberry.ID = strawberry.field(description="The event's id.")
     code: str = strawberry.field(
         description="ID, CUSTOMER_NOT_FOUND, FEATURE_NOT_FOUND, NOT_A_SUM, OUT_OF_RANGE, "

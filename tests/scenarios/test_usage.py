@@ -1,5 +1,8 @@
 """Counting what customers use, against what they may."""
 
+import asyncio
+import json
+import sys
 from typing import Any
 
 import pytest
@@ -331,3 +334,28 @@ async def test_a_level_first_charged_is_bought_as_it_is_in_use(small: Api) -> No
     await small.set_level("seats", 2, "c", customerId="ant")
     [held] = (await small.customer("ant"))["subscriptions"]
     assert held["quantities"] == [seats | {"quantity": "2"}]  # what is bought never follows use
+
+
+async def test_two_processes_never_count_past_the_limit_and_agree_on_every_key(
+    small: Api, database_url: str
+) -> None:
+    """64 clients ask at once; both processes ask for every key, from other ends of the list."""
+    processes = [
+        await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "tests.consumers", database_url, offset,
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        )
+        for offset in ("0", "48")
+    ]  # fmt: skip
+    for process in processes:
+        assert process.stdout
+        assert await process.stdout.readline() == b"ready\n"
+    told = await asyncio.gather(*(process.communicate(b"go\n") for process in processes))
+    one, other = (json.loads(out) for out, _ in told)
+    assert one.keys() == other.keys()
+    for key, (allowed, used, duplicate) in one.items():
+        assert other[key][:2] == [allowed, used]
+        assert other[key][2] is not duplicate
+    allowed_at = sorted(used for allowed, used, _ in one.values() if allowed)
+    assert allowed_at == list(range(1, 11))
+    assert (await small.access("ant", "calls"))["used"] == "10"
