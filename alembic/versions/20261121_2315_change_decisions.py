@@ -1,6 +1,6 @@
 """Who approved or declined a change, when, and with which note.
 
-Revision: 20261121_2315, after 20261121_2300
+Revision: 20261121_2315, after 20261121_2310
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision: str = "20261121_2315"
-down_revision: str | Sequence[str] | None = "20261121_2300"
+down_revision: str | Sequence[str] | None = "20261121_2310"
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 

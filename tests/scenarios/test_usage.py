@@ -28,6 +28,12 @@ def _per_seat(amount: str) -> dict[str, Any]:
             "prices": {"usd": {"month": amount, "year": f"{amount}0"}}}  # fmt: skip
 
 
+def _metered(amount: str) -> dict[str, Any]:
+    return {"id": "calls", "name": "Calls", "model": "per_unit", "quantity": "calls",
+            "billing": "in_arrears",
+            "prices": {"usd": {"month": amount, "year": amount}}}  # fmt: skip
+
+
 def _document(**policy: Any) -> dict[str, Any]:
     """A small plan and a large one; calls by billing period, jobs by the hour, seats in use."""
     return {
@@ -54,6 +60,8 @@ def _document(**policy: Any) -> dict[str, Any]:
                                       "seats": {"limit": 20}, "sso": True}},
                     {"id": "team", "name": "Team", "entitlements": {"seats": {"limit": 50}},
                      "charges": [_flat("90.00"), _per_seat("2.00")]},
+                    {"id": "billed", "name": "Billed", "entitlements": {"calls": {"limit": 12}},
+                     "charges": [_flat("95.00"), _metered("0.05")]},
                 ],
                 "add_ons": [
                     {"id": "more-calls", "name": "More calls", "kind": "capacity",
@@ -133,6 +141,24 @@ async def test_keys_are_forgotten_after_a_week_and_counters_after_their_time(
     assert await services.usage.purge() == 0
 
 
+async def test_an_event_that_was_forgotten_is_too_old_to_count_again(
+    small: Api, services: Services
+) -> None:
+    event = {"id": "e", "customerId": "ant", "featureId": "jobs", "quantity": 1,
+             "at": "2026-03-01T11:00:00Z"}  # fmt: skip
+    assert (await small.record(event))["accepted"] == 1
+    await small.advance("2026-04-05T11:00:00Z")  # 35 days later, to the second
+    assert await services.usage.purge() == 0
+    assert (await small.record(event))["duplicates"] == 1
+    await small.advance("2026-04-06T12:00:01Z")
+    assert await services.usage.purge() == 2  # the event, and the counter of its hour
+    [rejected] = (await small.record(event))["rejected"]
+    assert rejected["code"] == "TOO_OLD"
+    history = """{ usageHistory(customerId: "ant", featureId: "jobs",
+      from: "2026-03-01T00:00:00Z", to: "2026-03-02T00:00:00Z") { quantity } }"""
+    assert await small.ask(history) == {"usageHistory": [{"quantity": "1"}]}
+
+
 async def test_overage_counts_past_the_limit_and_says_so(small: Api) -> None:
     for key, over in (("1", False), ("2", False), ("3", True)):
         counted = (await small.consume("jobs", key, customerId="ant"))["decision"]
@@ -148,6 +174,22 @@ async def test_a_change_of_plan_never_resets_a_counter(small: Api) -> None:
     grown = await small.access("ant", "calls")
     assert (grown["used"], grown["remaining"]) == ("7", "93")
     assert grown["resetsAt"] == "2026-04-01T12:00:00Z"
+
+
+async def test_a_year_that_is_billed_by_the_year_counts_all_of_its_months(small: Api) -> None:
+    started = await small.change("year", customerId="ant", planId="billed", interval="YEAR")
+    assert started["__typename"] == "ChangeCommitted", started
+    await small.consume("calls", "a", customerId="ant", quantity=4)
+    await small.advance("2026-05-05T00:00:00Z")
+    counted = (await small.consume("calls", "b", customerId="ant", quantity=7))["decision"]
+    assert (counted["used"], counted["remaining"]) == ("11", "1")
+    assert counted["resetsAt"] == "2027-03-01T12:00:00Z"
+    denied = (await small.consume("calls", "c", customerId="ant", quantity=2))["decision"]
+    assert (denied["reason"], denied["used"]) == ("LIMIT_EXCEEDED", "11")
+    assert (await small.access("ant", "calls"))["used"] == "11"
+    await small.change("up", customerId="ant", planId="large", timing="NOW", reason="a mistake")
+    monthly = await small.access("ant", "calls")  # nothing bills it now: the month since 1 May
+    assert (monthly["used"], monthly["resetsAt"]) == ("7", "2026-06-01T12:00:00Z")
 
 
 async def test_what_is_not_granted_is_denied_and_what_is_no_sum_is_refused(small: Api) -> None:
