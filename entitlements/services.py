@@ -21,6 +21,9 @@ from entitlements.kernel.clock import Clock, SettableClock, WallClock
 from entitlements.kernel.errors import Conflict, Issue, ServiceError, ValidationFailed
 from entitlements.kernel.period import add_months, to_second
 from entitlements.kernel.signing import Signer
+from entitlements.notices.delivery import Deliveries
+from entitlements.notices.sending import Sender
+from entitlements.notices.service import Notices
 from entitlements.settings import Settings
 from entitlements.storage.engine import create_engine
 from entitlements.storage.feed import ChangeFeed
@@ -70,11 +73,14 @@ class Services:
     paying: PayingService
     payments: StripeProvider
     webhooks: Webhooks
+    notices: Notices
+    deliveries: Deliveries
     access: Access
     usage: UsageService
     sandbox_clock: "SandboxClock"
 
     async def close(self) -> None:
+        await self.deliveries.close()
         await self.feed.close()
         await self.payments.close()
         await self.database.close()
@@ -268,6 +274,7 @@ async def build_services(settings: Settings, *, clock: SettableClock | None = No
         return_urls,
     )
     sandbox_clock.connect(payments, sync, due, alignment)
+    sender = Sender(sandbox=settings.sandbox)
     feed.start()
     return Services(
         settings=settings,
@@ -294,6 +301,8 @@ async def build_services(settings: Settings, *, clock: SettableClock | None = No
         ),
         access=Access(catalog.current, service_clock, customers, usage.used),
         usage=usage,
+        notices=Notices(database, service_clock, signer, sender),
+        deliveries=Deliveries(database, signer, sender),
         sandbox_clock=sandbox_clock,
     )
 

@@ -1,5 +1,5 @@
 """What is due and nobody waits for: webhooks received, scheduled changes, changes whose process
-died, what the provider has still to be told, use past its time to be forgotten, seals.
+died, what the provider has still to be told, use past its time to be forgotten, seals, notices.
 
 What is due is data with an instant; this loop is the only thing that looks for it. Any number of
 workers may run: leases see to it that each thing is done once.
@@ -23,7 +23,10 @@ FAULT_SECONDS_AT_MOST = 30
 
 
 async def work_once(services: Services, *, inbox_only: bool = False) -> int:
-    """Do everything that is due now; how much it was."""
+    """Do everything that is due now; how much it was.
+
+    Notices are only begun: a slow receiver holds up nothing. `services.deliveries.finished` waits.
+    """
     await services.sandbox_clock.load()  # another process may have moved it
     done = await services.webhooks.work()
     if inbox_only:
@@ -40,7 +43,8 @@ async def work_once(services: Services, *, inbox_only: bool = False) -> int:
         with contextlib.suppress(ServiceError):  # it is logged, and tried again
             done += await services.alignment.align(subscription_id)
     done += await services.usage.purge()
-    return done + await seal_ledger(services)
+    done += await seal_ledger(services)
+    return done + await services.deliveries.deliver_due()
 
 
 async def seal_ledger(services: Services) -> int:

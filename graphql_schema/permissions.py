@@ -72,6 +72,7 @@ _STAFF = frozenset({Role.SUPPORT, Role.PRICING, Role.FINANCE, Role.ADMIN})
 _CATALOG = frozenset({Role.SERVICE, *_STAFF})
 _APPROVERS = frozenset({Role.SUPPORT, Role.ADMIN})
 _AUDITORS = frozenset({Role.FINANCE, Role.ADMIN})
+_INTEGRATORS = frozenset({Role.SERVICE, Role.ADMIN})
 
 RULES: Mapping[str, Rule] = {
     "Query.viewer": Rule(_EVERYBODY, CustomerScope.READ),
@@ -93,6 +94,8 @@ RULES: Mapping[str, Rule] = {
     "Query.auditEntries": Rule(_AUDITORS),
     "Query.verifyAudit": Rule(_AUDITORS),
     "Query.sandboxClock": Rule(_EVERYBODY, CustomerScope.READ),
+    "Query.webhookEndpoints": Rule(_CUSTOMER_READERS),
+    "Query.webhookDeliveries": Rule(_CUSTOMER_READERS),
     "Mutation.createCustomer": Rule(_CUSTOMER_WRITERS),
     "Mutation.updateCustomer": Rule(_CUSTOMER_WRITERS),
     "Mutation.createCustomerToken": Rule(_CUSTOMER_WRITERS),
@@ -112,6 +115,9 @@ RULES: Mapping[str, Rule] = {
     "Mutation.proposeCatalog": Rule(frozenset({Role.PRICING, Role.ADMIN})),
     "Mutation.approveProposal": Rule(_AUDITORS),
     "Mutation.rejectProposal": Rule(_AUDITORS),
+    "Mutation.createWebhookEndpoint": Rule(_INTEGRATORS),
+    "Mutation.deleteWebhookEndpoint": Rule(_INTEGRATORS),
+    "Mutation.resendWebhook": Rule(_INTEGRATORS),
     "Mutation.advanceSandboxClock": Rule(frozenset({Role.ADMIN})),
 }
 

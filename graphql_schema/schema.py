@@ -12,12 +12,14 @@ from graphql_schema.mutations.changes import ChangeMutations
 from graphql_schema.mutations.customers import CustomerMutations
 from graphql_schema.mutations.proposals import ProposalMutations
 from graphql_schema.mutations.usage import UsageMutations
+from graphql_schema.mutations.webhooks import WebhookMutations
 from graphql_schema.queries.audit import AuditQueries
 from graphql_schema.queries.catalog import CatalogQueries
 from graphql_schema.queries.customers import CustomerQueries
 from graphql_schema.queries.proposals import ProposalQueries
 from graphql_schema.queries.service import ServiceQueries
 from graphql_schema.queries.usage import UsageQueries
+from graphql_schema.queries.webhooks import WebhookQueries
 from graphql_schema.types.catalog import AddOn, Bundle, Plan
 from graphql_schema.types.changes import QUOTE_HANDLERS
 from graphql_schema.types.errors import HANDLERS
@@ -26,13 +28,21 @@ from graphql_schema.types.scalars import SCALARS
 
 @strawberry.type(description="Reading. Nothing here changes anything.")
 class Query(
-    CatalogQueries, CustomerQueries, UsageQueries, ProposalQueries, AuditQueries, ServiceQueries
+    CatalogQueries,
+    CustomerQueries,
+    UsageQueries,
+    ProposalQueries,
+    AuditQueries,
+    WebhookQueries,
+    ServiceQueries,
 ):
     pass
 
 
 @strawberry.type(description="Changing. Each answers a union: what was done, or why not.")
-class Mutation(CustomerMutations, ChangeMutations, UsageMutations, ProposalMutations):
+class Mutation(
+    CustomerMutations, ChangeMutations, UsageMutations, ProposalMutations, WebhookMutations
+):
     pass
 
 

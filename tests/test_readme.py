@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from entitlements.billing.webhooks import HANDLED
+from entitlements.notices.events import KINDS
 from entitlements.server.demo import DemoState
 
 README = Path(__file__).parent.parent / "README.md"
@@ -115,3 +116,10 @@ def test_the_billing_room_names_every_event_that_is_acted_on() -> None:
     text = (README.parent / "entitlements" / "billing" / "README.md").read_text()
     for name in HANDLED:
         assert f"`{name}`" in text, name
+
+
+def test_the_notices_room_names_every_event_and_what_it_carries() -> None:
+    text = (README.parent / "entitlements" / "notices" / "README.md").read_text()
+    for event, kind in KINDS.items():
+        [row] = [line for line in text.splitlines() if line.startswith(f"| `{event}` |")]
+        assert row.split(" | ")[2] == (", ".join(f"`{id}`" for id in kind.ids) or "–"), event

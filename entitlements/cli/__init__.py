@@ -2,7 +2,7 @@
 
 import typer
 
-from entitlements.cli import audit, catalog, keys, running, usage
+from entitlements.cli import audit, catalog, keys, running, usage, webhooks
 from entitlements.server.logging import configure_logging
 
 app = typer.Typer(
@@ -17,6 +17,7 @@ app.add_typer(catalog.app, name="catalog")
 app.add_typer(keys.app, name="keys")
 app.add_typer(usage.app, name="usage")
 app.add_typer(audit.app, name="audit")
+app.add_typer(webhooks.app, name="webhooks")
 
 
 def main() -> None:

@@ -92,7 +92,7 @@ async def _can_start() -> None:
 def worker(
     once: Annotated[bool, typer.Option(help="Do what is due now, and end: for cron.")] = False,
 ) -> None:
-    """Do what is due: webhooks, changes whose process died. Any number may run."""
+    """Do what is due: webhooks, changes whose process died, notices. Any number may run."""
     with told():
         asyncio.run(_work(once=once))
 
@@ -101,7 +101,7 @@ async def _work(*, once: bool) -> None:
     async with opened_services(load_settings()) as services:
         if once:
             while await work_once(services):
-                pass
+                await services.deliveries.finished()
             return
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()

@@ -47,6 +47,10 @@ class Signer:
             raise InvalidToken from error
         return claims
 
+    def derived_keys(self, purpose: str) -> tuple[bytes, ...]:
+        """A key of 32 bytes for each secret, the first in use: for what is no token of ours."""
+        return tuple(_derive(secret, purpose) for secret in self._secrets)
+
     def mac(self, purpose: str, message: bytes) -> tuple[str, str]:
         """Which secret signs, and an HMAC-SHA-256 in hex: for what is kept for years."""
         secret = self._secrets[0]

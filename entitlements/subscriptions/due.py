@@ -24,6 +24,7 @@ from entitlements.subscriptions.records import (
     raise_future,
     record,
     store_items,
+    tell_change_applied,
 )
 from entitlements.subscriptions.state import CustomerState, Subscription, SubscriptionStatus
 from entitlements.subscriptions.tables import ChangeRow, CustomerRow, SubscriptionRow
@@ -88,16 +89,16 @@ async def apply_due(
         return False
     changes = {change.id: change for change in due}
     state = await load_state(session, row)
+    row.revision += 1
     for subscription_id in sorted({change.subscription_id or "" for change in due}):
         subscription = await session.get_one(SubscriptionRow, subscription_id)
         held = next(s for s in state.subscriptions if s.id == subscription_id)
         if not held.live:
-            await end_queue(session, held.id, now)
+            await end_queue(session, row, held.id, now)
         elif held.cancel_at is not None and held.cancel_at <= at:
             await _end(session, catalog, row, subscription, held, now)
         else:
             await _enter(session, catalog, state, row, subscription, held, changes, now)
-    row.revision += 1
     return True
 
 
@@ -113,7 +114,7 @@ async def _end(
     subscription.status = SubscriptionStatus.CANCELED.value
     subscription.ended_at = held.cancel_at
     subscription.align_due_at = None
-    await end_queue(session, subscription.id, now)
+    await end_queue(session, row, subscription.id, now)
     await record(
         session,
         now,
@@ -128,8 +129,13 @@ async def _end(
     )
 
 
-async def end_queue(session: AsyncSession, subscription_id: str, now: datetime) -> None:
-    """A subscription has ended: its cancellation is done, and nothing waits any more."""
+async def end_queue(
+    session: AsyncSession, row: CustomerRow, subscription_id: str, now: datetime
+) -> None:
+    """A subscription has ended: its cancellation is done, and nothing waits any more.
+
+    The customer's revision has been raised before, for the notices of it.
+    """
     for change in await session.scalars(
         select(ChangeRow).where(
             ChangeRow.subscription_id == subscription_id, ChangeRow.status == "scheduled"
@@ -137,7 +143,9 @@ async def end_queue(session: AsyncSession, subscription_id: str, now: datetime) 
     ):
         change.settled_at = now
         change.status = "applied" if change.request.get("cancel") else "canceled"
-        if change.status == "canceled":
+        if change.status == "applied":
+            await tell_change_applied(session, now, row, change.id)
+        else:
             change.failure_code = "SUBSCRIPTION_ENDS"
             change.failure_message = "the subscription ended before"
 

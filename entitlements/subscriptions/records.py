@@ -14,6 +14,8 @@ from entitlements.kernel.errors import Conflict, NotFound
 from entitlements.kernel.ids import new_id
 from entitlements.kernel.money import Money
 from entitlements.kernel.period import Interval, Period
+from entitlements.notices import outbox
+from entitlements.notices.events import Event
 from entitlements.subscriptions.change import ChangePlan
 from entitlements.subscriptions.invoice_line import Line
 from entitlements.subscriptions.payments import (
@@ -74,7 +76,10 @@ async def record(
     reason: str | None = None,
     mrr_delta: Money | None = None,
 ) -> None:
-    """An entry in the stream of a customer whose row the transaction has locked."""
+    """An entry in the stream of a customer whose row the transaction has locked.
+
+    That a change was applied is told to subscribers, too: raise the customer's revision before.
+    """
     await ledger.append(
         session,
         stream=ledger.customer_stream(row.id),
@@ -88,6 +93,16 @@ async def record(
         reason=reason,
         mrr_delta=mrr_delta,
     )
+    if action == "change.applied" and object_id is not None:
+        await tell_change_applied(session, at, row, object_id)
+
+
+async def tell_change_applied(
+    session: AsyncSession, at: datetime, row: CustomerRow, change_id: str
+) -> None:
+    """The notice of a change that has taken effect, and of what it may give or take."""
+    await outbox.append(session, Event.CHANGE_APPLIED, at, row.id, row.revision, changeId=change_id)
+    await outbox.append(session, Event.ENTITLEMENTS_CHANGED, at, row.id, row.revision)
 
 
 async def load_states(

@@ -396,6 +396,9 @@ class Settlement:
     async def _apply(
         self, session: AsyncSession, row: CustomerRow, change: ChangeRow, outcome: Outcome
     ) -> None:
+        if outcome.kind is OutcomeKind.ACTION_REQUIRED and change.status == "awaiting_payment":
+            return
+        row.revision += 1
         plan = msgspec.json.decode(change.plan, type=ChangePlan)
         now = self._clock.now()
         subscription_id = change.subscription_id
@@ -408,8 +411,6 @@ class Settlement:
             change.status = "scheduled" if plan.waits else "applied"
             action = f"change.{change.status}"
         elif outcome.kind is OutcomeKind.ACTION_REQUIRED:
-            if change.status == "awaiting_payment":
-                return
             change.status, action = "awaiting_payment", "change.awaiting_payment"
             change.hosted_url = outcome.hosted_url
             change.payment_expires_at = outcome.expires_at
@@ -430,7 +431,6 @@ class Settlement:
                 change.invoice_provider_id = outcome.invoice.id
                 if outcome.kind is OutcomeKind.APPLIED:
                     await self._take_lines(session, row, change, plan, outcome.invoice)
-        row.revision += 1
         applied = change.status == "applied"
         await record(
             session,
@@ -474,7 +474,7 @@ class Settlement:
             subscription.status = SubscriptionStatus.CANCELED.value
             subscription.ended_at = plan.effective_at
         if subscription.ended_at is not None:
-            await end_queue(session, subscription.id, self._clock.now())
+            await end_queue(session, row, subscription.id, self._clock.now())
         return subscription
 
     async def _take_lines(

@@ -12,6 +12,8 @@ from entitlements.catalog.model import Catalog
 from entitlements.kernel.clock import Clock, wall_now
 from entitlements.kernel.errors import Conflict, ServiceError
 from entitlements.kernel.money import Money
+from entitlements.notices import outbox
+from entitlements.notices.events import Event
 from entitlements.storage.unit_of_work import Database
 from entitlements.subscriptions.due import apply_due, end_queue, taken_back
 from entitlements.subscriptions.lines import held_mrr_minor
@@ -28,10 +30,15 @@ from entitlements.subscriptions.records import (
     record,
 )
 from entitlements.subscriptions.settlement import WAITING, Settlement
-from entitlements.subscriptions.state import billed_outside
+from entitlements.subscriptions.state import SubscriptionStatus, billed_outside
 from entitlements.subscriptions.tables import ChangeRow, CustomerRow, InvoiceRow, SubscriptionRow
 
 log = structlog.get_logger()
+
+PAYMENT_FAILED = (SubscriptionStatus.PAST_DUE.value, SubscriptionStatus.UNPAID.value)
+
+Differing = dict[str, tuple[object, object]]
+"""What the provider changed of a subscription: before and after, by the field's name."""
 
 
 class ProviderSync:
@@ -91,6 +98,7 @@ class ProviderSync:
             outside = {s.id for s in state.subscriptions if s.live and billed_outside(catalog, s)}
             changed = bool(customer and mirror_customer(row, customer))
             owners: dict[str, str] = {}
+            followed: list[tuple[SubscriptionRow, Differing]] = []
             for subscription in await session.scalars(
                 select(SubscriptionRow).where(SubscriptionRow.customer_id == customer_id)
             ):
@@ -104,12 +112,13 @@ class ProviderSync:
                 differing = mirror_subscription(subscription, found)
                 await mirror_items(session, subscription, found)
                 if differing:
-                    changed = True
-                    await self._follow(session, row, subscription, differing)
+                    followed.append((subscription, differing))
+            row.revision += int(changed or bool(followed))
+            for subscription, differing in followed:
+                await self._follow(session, row, subscription, differing)
             for invoice in reversed(invoices):
                 owner = owners.get(invoice.subscription_provider_id or "")
                 await mirror_invoice(session, row.id, owner, invoice)
-            row.revision += int(changed)
         return True
 
     async def _finish_waiting(self, customer_provider_id: str) -> str | None:
@@ -146,7 +155,7 @@ class ProviderSync:
         session: AsyncSession,
         row: CustomerRow,
         subscription: SubscriptionRow,
-        differing: dict[str, tuple[object, object]],
+        differing: Differing,
     ) -> None:
         """A renewal, a failed payment, an end: kept in the ledger, with what follows from it."""
         catalog = await self._catalog()
@@ -157,7 +166,7 @@ class ProviderSync:
             await begin_period(session, subscription, held)
         ended = "status" in differing and not held.live
         if ended:
-            await end_queue(session, subscription.id, self._clock.now())
+            await end_queue(session, row, subscription.id, self._clock.now())
         elif "cancel_at" in differing and held.cancel_at is None:
             await taken_back(session, row, subscription.id, self._clock.now())
         await record(
@@ -172,6 +181,24 @@ class ProviderSync:
             after={name: after for name, (_, after) in differing.items()},
             mrr_delta=-Money(held_mrr_minor(catalog, held), held.currency) if ended else None,
         )
+        if "status" in differing:
+            await self._tell(session, row, subscription)
+
+    async def _tell(
+        self, session: AsyncSession, row: CustomerRow, subscription: SubscriptionRow
+    ) -> None:
+        """Notices of a new status: a payment that failed, and what the customer may do by it."""
+        now = self._clock.now()
+        if subscription.status in PAYMENT_FAILED:
+            await outbox.append(
+                session,
+                Event.PAYMENT_FAILED,
+                now,
+                row.id,
+                row.revision,
+                subscriptionId=subscription.id,
+            )
+        await outbox.append(session, Event.ENTITLEMENTS_CHANGED, now, row.id, row.revision)
 
 
 async def _open_since(session: AsyncSession, customer_id: str) -> datetime | None:

@@ -1,0 +1,1 @@
+"""What subscribers are told: outgoing webhooks, appended where they happen, delivered later."""
