@@ -45,7 +45,7 @@ class Receiver:
 
     async def has_received(self, count: int) -> None:
         """Wait until so many notices have come."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while len(self.received) < count:
                 await asyncio.sleep(0.01)
 

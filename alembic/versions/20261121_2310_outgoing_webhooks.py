@@ -34,8 +34,6 @@ def upgrade() -> None:
     op.create_table(
         "webhook_message",
         sa.Column("id", sa.String(length=64), nullable=False),
-        sa.Column("event", sa.String(length=64), nullable=False),
-        sa.Column("customer_id", sa.String(length=255), nullable=False),
         sa.Column("body", sa.Text(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_webhook_message")),

@@ -39,9 +39,7 @@ async def append(
     if not asking:
         return
     now = wall_now()
-    message = WebhookMessageRow(
-        id=new_id("msg"), event=event.value, customer_id=customer_id, body=text, created_at=now
-    )
+    message = WebhookMessageRow(id=new_id("msg"), body=text, created_at=now)
     session.add(message)
     await session.flush()
     appended[key] = message

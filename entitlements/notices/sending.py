@@ -11,15 +11,19 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 
 import httpcore
 import msgspec
+import structlog
 
 from entitlements.kernel.errors import ValidationFailed
 from entitlements.notices.addresses import may_reach, parse, refused_address
+
+log = structlog.get_logger()
 
 TIMEOUT_SECONDS = 10.0
 RESOLVE_SECONDS = 3.0
 CONNECT_SECONDS = 3.0
 ADDRESSES_TRIED = 4
 CONNECTIONS_AT_MOST = 200
+KEPT_SECONDS = 3.0
 ANSWER_BYTES_READ = 16_384
 """So much of an answer is read, to use the connection again, and none of it kept."""
 
@@ -98,6 +102,9 @@ class Sender:
             httpcore.ConnectionNotAvailable,
         ):
             return Answer(error="no proper answer")
+        except Exception as fault:  # a bug must not be tried for ever
+            log.error("webhook_attempt_fault", error=type(fault).__name__)
+            return Answer(error="fault")
 
     async def _post(self, url: str, headers: Mapping[str, str], body: str) -> Answer:
         target = parse(url, sandbox=self._sandbox)
@@ -118,6 +125,7 @@ class Sender:
             self._pool = httpcore.AsyncConnectionPool(
                 ssl_context=httpcore.default_ssl_context(),
                 max_connections=CONNECTIONS_AT_MOST,
+                keepalive_expiry=KEPT_SECONDS,
                 network_backend=_CheckedBackend(self._addresses),
             )
         return self._pool

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import ForeignKey, Index, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from entitlements.storage.base import Base, CustomerKey, Id, Instant, Json
+from entitlements.storage.base import Base, Id, Instant, Json
 
 
 class WebhookEndpointRow(Base):
@@ -35,8 +35,6 @@ class WebhookMessageRow(Base):
     __tablename__ = "webhook_message"
 
     id: Mapped[str] = mapped_column(Id, primary_key=True)
-    event: Mapped[str] = mapped_column(String(64))
-    customer_id: Mapped[str] = mapped_column(CustomerKey)
     body: Mapped[str] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(Instant, index=True)
 

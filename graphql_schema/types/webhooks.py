@@ -74,10 +74,11 @@ class WebhookDelivery:
 
     @classmethod
     def of(cls, delivery: Delivery) -> Self:
-        row = delivery.row
+        row, endpoint = delivery.row, delivery.endpoint
+        off = endpoint.deleted_at is not None or endpoint.disabled_at is not None
         return cls(
             id=strawberry.ID(row.id),
-            endpoint=WebhookEndpoint.of(delivery.endpoint),
+            endpoint=WebhookEndpoint.of(endpoint),
             message_id=strawberry.ID(row.message_id),
             event=row.event,
             created_at=row.created_at,
@@ -85,7 +86,7 @@ class WebhookDelivery:
             last_status=row.last_status,
             last_error=row.last_error,
             delivered_at=row.delivered_at,
-            next_attempt_at=row.next_attempt_at,
+            next_attempt_at=None if off else row.next_attempt_at,
         )
 
 

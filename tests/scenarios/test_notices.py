@@ -70,6 +70,9 @@ async def test_a_purchase_a_failed_renewal_and_an_end_are_told(
             ("entitlements.changed", about),
         ]
 
+        stamps = {one.verified(secret)["timestamp"] for one in receiver.received}
+        assert stamps == {"2026-03-01T12:00:00Z"}  # by the service's clock
+
         receiver.received.clear()
         await api.advance("2026-04-02T00:00:00Z")
         await deliver(services)

@@ -68,11 +68,12 @@ async def test_a_redirect_is_an_answer_and_nobody_goes_there() -> None:
 
 
 async def test_silence_and_a_deaf_port_end_in_time() -> None:
-    sender = Sender(sandbox=True, timeout_seconds=0.2)
+    impatient, sender = Sender(sandbox=True, timeout_seconds=0.2), Sender(sandbox=True)
     async with receiving(SILENCE) as receiver:
-        assert await sender.post(receiver.url, HEADERS, "{}") == Answer(error="timed out")
+        assert await impatient.post(receiver.url, HEADERS, "{}") == Answer(error="timed out")
         url = receiver.url
     assert await sender.post(url, HEADERS, "{}") == Answer(error="cannot connect")
+    await impatient.close()
     await sender.close()
 
 
@@ -81,7 +82,7 @@ async def test_an_endless_answer_is_read_in_part_and_taken() -> None:
     body = "x" * 20_000
     headers = "Content-Length: 10000000\r\n\r\n"
     async with receiving(200, headers=headers, body=body) as receiver:
-        sender = Sender(sandbox=True, timeout_seconds=2)
+        sender = Sender(sandbox=True)
         assert await sender.post(receiver.url, HEADERS, "{}") == Answer(status=200)
         await sender.close()
 
