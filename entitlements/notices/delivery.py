@@ -196,7 +196,8 @@ class Deliveries:
         else:
             outcome = _postpone(delivery, endpoint, answer, now)
         ATTEMPTS.labels(outcome).inc()
-        log.info(
+        tell = log.debug if answer.taken else log.info
+        tell(
             "webhook_attempt",
             outcome=outcome,
             delivery=due.id,
