@@ -77,19 +77,20 @@ def webhooks_secret(id: EndpointId) -> None:
 
 
 def _endpoints_table(rows: Sequence[WebhookEndpointRow]) -> Table:
-    table = Table(_whole([row.id for row in rows]), "URL", "events", "created", "state")
+    ids, events = [row.id for row in rows], [event for row in rows for event in row.events]
+    table = Table(_whole("id", ids), "URL", _whole("events", events), "created", "state")
     for row in rows:
         state = ""
         if row.failing_since is not None:
             state = f"failing since {_minute(row.failing_since)}"
         if row.disabled_at is not None:
             state = f"gone since {_minute(row.disabled_at)}"
-        table.add_row(row.id, row.url, " ".join(row.events), _minute(row.created_at), state)
+        table.add_row(row.id, row.url, "\n".join(row.events), _minute(row.created_at), state)
     return table
 
 
 def _deliveries_table(found: Sequence[Delivery]) -> Table:
-    whole = _whole([delivery.row.id for delivery in found])
+    whole = _whole("id", [delivery.row.id for delivery in found])
     table = Table(whole, "event", "endpoint", "created", "attempts", "last", "delivered", "next")
     for delivery in found:
         row = delivery.row
@@ -106,8 +107,9 @@ def _deliveries_table(found: Sequence[Delivery]) -> Table:
     return table
 
 
-def _whole(ids: Sequence[str]) -> Column:
-    return Column("id", min_width=max((len(id) for id in ids), default=0))
+def _whole(header: str, words: Sequence[str]) -> Column:
+    """A column that breaks none of its words, on a narrow terminal either."""
+    return Column(header, min_width=max((len(word) for word in words), default=0))
 
 
 def _minute(at: datetime | None) -> str:
