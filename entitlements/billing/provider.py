@@ -17,6 +17,7 @@ import stripe
 import structlog
 
 from entitlements.billing.prices import PricedSlot, ProviderPrices
+from entitlements.billing.transport import Transport
 from entitlements.catalog.model import Catalog, ProrationMode
 from entitlements.kernel.clock import Clock, wall_now
 from entitlements.kernel.errors import (
@@ -25,6 +26,7 @@ from entitlements.kernel.errors import (
     PaymentProviderUnavailable,
     ValidationFailed,
 )
+from entitlements.kernel.ids import new_id
 from entitlements.kernel.period import Interval, Period, add_months, to_second
 from entitlements.storage.unit_of_work import Database
 from entitlements.subscriptions.invoice_line import Allocation, Line, LineKind
@@ -47,8 +49,6 @@ from entitlements.subscriptions.state import SubscriptionStatus
 
 log = structlog.get_logger()
 
-TIMEOUT_SECONDS = 10
-MAX_NETWORK_RETRIES = 2
 CLOCK_POLL_SECONDS = 0.05
 CHECKOUT_OPEN_FOR = timedelta(minutes=31)
 """The provider takes no less than 30 minutes, counted when it gets the request."""
@@ -76,6 +76,11 @@ async def _provider_errors() -> AsyncIterator[None]:
         raise PaymentProviderUnavailable(
             "the payment provider takes no more requests for now", _retry_after(error)
         ) from error
+    except stripe.IdempotencyError as error:
+        log.error("stripe_key_used_for_another_request", error=str(error))
+        raise PaymentProviderUnavailable(
+            "the payment provider knows another request under this one's key"
+        ) from error
     except (stripe.APIConnectionError, stripe.APIError) as error:
         log.warning("stripe_unavailable", status=error.http_status, error=str(error))
         raise PaymentProviderUnavailable("the payment provider cannot be reached", 5) from error
@@ -90,7 +95,7 @@ def _retry_after(error: stripe.StripeError) -> int:
 
 
 class StripeProvider:
-    """The adapter. `api_base` empty means Stripe itself; calls give up after 10 seconds.
+    """The adapter. `api_base` empty means Stripe itself.
 
     `test_clock`, in a sandbox, gives the id of the test clock that customers live under. It follows
     the service's clock before anything is priced or charged, so that both count the same seconds.
@@ -106,11 +111,11 @@ class StripeProvider:
         clock: Clock,
         test_clock: Callable[[], Awaitable[str]] | None,
     ) -> None:
-        self._http_client = stripe.HTTPXClient(timeout=TIMEOUT_SECONDS, allow_sync_methods=False)
+        self._http_client = Transport()
         self._client = stripe.StripeClient(
             api_key,
             base_addresses={"api": api_base.rstrip("/")} if api_base else {},
-            max_network_retries=MAX_NETWORK_RETRIES,
+            max_network_retries=0,  # the transport's
             http_client=self._http_client,
         )
         self._catalog = catalog
@@ -124,16 +129,15 @@ class StripeProvider:
     async def ensure_customer(self, customer: BillingCustomer) -> ProviderCustomer:
         async with _provider_errors():
             provider_id = customer.provider_id or await self._create_customer(customer)
-            found = await self._customer(provider_id)
+            found = await self._named(customer, provider_id)
             if found.payment_method_id is None and customer.sandbox_payment_method:
                 await self._attach(customer, provider_id, customer.sandbox_payment_method)
                 found = await self._customer(provider_id)
             return found
 
     async def _create_customer(self, customer: BillingCustomer) -> str:
+        """Without what may change: a key goes with the same parameters for ever."""
         params: dict[str, Any] = {"metadata": {"customer": customer.id}}
-        params |= {"name": customer.name} if customer.name else {}
-        params |= {"email": customer.email} if customer.email else {}
         if self._test_clock is not None:
             params["test_clock"] = await self._test_clock()
         created = await self._client.v1.customers.create_async(
@@ -141,6 +145,19 @@ class StripeProvider:
             {"idempotency_key": f"customer:{customer.key}:create"},
         )
         return created.id
+
+    async def _named(self, customer: BillingCustomer, provider_id: str) -> ProviderCustomer:
+        """The customer, under the name and e-mail address that we know."""
+        found = await self._retrieve_customer(provider_id)
+        known = {"name": customer.name, "email": customer.email}
+        differing = {k: v for k, v in known.items() if v and v != getattr(found, k)}
+        if differing:
+            await self._client.v1.customers.update_async(
+                provider_id,
+                differing,  # type: ignore[arg-type]
+                {"idempotency_key": new_id("name")},
+            )
+        return _customer(found)
 
     async def _attach(self, customer: BillingCustomer, provider_id: str, method: str) -> None:
         """A named test card becomes the customer's default."""
@@ -170,19 +187,11 @@ class StripeProvider:
                 return None
 
     async def _customer(self, provider_id: str) -> ProviderCustomer:
-        found = await self._client.v1.customers.retrieve_async(
+        return _customer(await self._retrieve_customer(provider_id))
+
+    async def _retrieve_customer(self, provider_id: str) -> stripe.Customer:
+        return await self._client.v1.customers.retrieve_async(
             provider_id, {"expand": ["invoice_settings.default_payment_method"]}
-        )
-        settings = found.invoice_settings
-        method: Any = settings.default_payment_method if settings else None
-        card = getattr(method, "card", None)
-        return ProviderCustomer(
-            id=found.id,
-            balance_minor=found.balance or 0,
-            payment_method_id=method.id if method else None,
-            brand=card.brand if card else None,
-            last4=card.last4 if card else None,
-            expires=f"{card.exp_month:02}/{card.exp_year}" if card else None,
         )
 
     # ── orders ───────────────────────────────────────────────────────────────
@@ -802,9 +811,12 @@ class StripeProvider:
                     continue
                 # It refuses more than two billing intervals at once.
                 step = min(to, add_months(_instant(found.frozen_time), 1))
+                arrival = int(step.timestamp())
                 try:
                     found = await clocks.advance_async(
-                        clock_id, {"frozen_time": int(step.timestamp())}
+                        clock_id,
+                        {"frozen_time": arrival},
+                        {"idempotency_key": f"{clock_id}:{found.frozen_time}:{arrival}"},
                     )
                 except stripe.InvalidRequestError:  # another request, or process, was faster
                     found = await clocks.retrieve_async(clock_id)
@@ -820,7 +832,8 @@ class StripeProvider:
     async def create_test_clock(self, at: datetime) -> str:
         async with _provider_errors():
             created = await self._client.v1.test_helpers.test_clocks.create_async(
-                {"frozen_time": int(at.timestamp()), "name": "entitlements"}
+                {"frozen_time": int(at.timestamp()), "name": "entitlements"},
+                {"idempotency_key": new_id("clock")},
             )
             return created.id
 
@@ -839,6 +852,20 @@ class _ItemChanges(NamedTuple):
 def _digest(phase: Mapping[str, Any]) -> str:
     """What a schedule's phase says, in short."""
     return hashlib.sha256(msgspec.json.encode(phase, order="sorted")).hexdigest()[:32]
+
+
+def _customer(found: stripe.Customer) -> ProviderCustomer:
+    settings = found.invoice_settings
+    method: Any = settings.default_payment_method if settings else None
+    card = getattr(method, "card", None)
+    return ProviderCustomer(
+        id=found.id,
+        balance_minor=found.balance or 0,
+        payment_method_id=method.id if method else None,
+        brand=card.brand if card else None,
+        last4=card.last4 if card else None,
+        expires=f"{card.exp_month:02}/{card.exp_year}" if card else None,
+    )
 
 
 def _checkout(session: Any) -> Checkout:

@@ -1,0 +1,97 @@
+"""How every call to the provider travels: with a time limit, and tried again where that is safe.
+
+It always is: reading changes nothing, and whatever changes something carries an idempotency key,
+under which the provider does it once and answers the same again.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import stripe
+from prometheus_client import Counter
+
+ATTEMPTS = 4
+TIMEOUT_SECONDS = 10.0
+"""For one attempt, from connecting to the last byte."""
+
+BUDGET_SECONDS = 20.0
+"""No attempt begins later than this after the first."""
+
+RETRIES = Counter(
+    "entitlements_provider_retries_total",
+    "Calls to the payment provider that were tried again, by why.",
+    ["why"],
+)
+
+Answer = tuple[bytes, int, Mapping[str, str]]
+
+
+class Transport(stripe.HTTPXClient):
+    """The SDK's HTTP client, with all retries in this one place (the SDK's own are switched off).
+
+    Tried again are broken connections and timeouts, 409 (another request is at it under the same
+    key), 429 (the SDK would give up) and 5xx, after growing pauses with jitter, or as long as
+    `Retry-After` says. What asks for more patience than is left is handed back at once.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(timeout=TIMEOUT_SECONDS, allow_sync_methods=False)
+
+    async def request_async(
+        self, method: str, url: str, headers: Mapping[str, str], post_data: Any = None
+    ) -> Answer:
+        now = asyncio.get_running_loop().time
+        give_up_at = now() + BUDGET_SECONDS
+        attempt = 1
+        while True:
+            answer: Answer | None = None
+            broken: stripe.APIConnectionError | None = None
+            try:
+                async with asyncio.timeout(TIMEOUT_SECONDS):
+                    answer = await super().request_async(method, url, headers, post_data)
+            except TimeoutError:
+                words = f"no answer within {TIMEOUT_SECONDS:.0f} s"
+                broken = stripe.APIConnectionError(words)  # type: ignore[no-untyped-call]
+            except stripe.APIConnectionError as error:
+                broken = error
+            why = retried_for(answer)
+            pause_seconds = self._pause_seconds(attempt, answer)
+            if why is None or attempt == ATTEMPTS or now() + pause_seconds > give_up_at:
+                if answer is None:
+                    assert broken is not None
+                    raise broken
+                return answer
+            RETRIES.labels(why).inc()
+            await asyncio.sleep(pause_seconds)
+            attempt += 1
+
+    def _pause_seconds(self, attempt: int, answer: Answer | None) -> float:
+        """Half a second, then twice as long each time, less up to half of it by chance."""
+        grown: float = self._sleep_time_seconds(attempt)
+        asked = "" if answer is None else answer[2].get("Retry-After", "")
+        return max(grown, float(asked)) if asked.isdigit() else grown
+
+
+def retried_for(answer: Answer | None) -> str | None:
+    """Why an answer (None: there was none) is asked for again; None: it stands.
+
+    >>> retried_for(None), retried_for((b"", 503, {})), retried_for((b"", 429, {}))
+    ('connection', 'error', 'rate_limit')
+    >>> retried_for((b"", 503, {"Stripe-Should-Retry": "false"})), retried_for((b"", 402, {}))
+    (None, None)
+
+    The provider's advice counts, but for 429: that the SDK should not retry it says nothing of us,
+    who wait.
+    """
+    if answer is None:
+        return "connection"
+    _, status, headers = answer
+    if status == 429:
+        return "rate_limit"
+    advice = headers.get("Stripe-Should-Retry")
+    if advice in ("true", "false"):
+        return "advice" if advice == "true" else None
+    if status == 409:
+        return "conflict"
+    return "error" if status >= 500 else None
