@@ -28,8 +28,9 @@ from entitlements.services import Services, opened_services
 from entitlements.settings import Settings, load_settings
 from entitlements.storage.engine import create_engine
 from tests.api import Api
-from tests.events import WEBHOOK_SECRET
+from tests.events import WEBHOOK_SECRET, events_of
 from tests.postgres import NO_POSTGRESQL, postgresql
+from tests.provider_traffic import SERVICE_KEY, Traffic
 
 # A busy machine is slow at making examples, too: no test of ours may depend on time. A build tries
 # the same examples each time; whoever runs the tests by hand looks for new ones.
@@ -113,17 +114,25 @@ async def _migrated(url: str) -> None:
 
 
 @pytest.fixture
-async def sandbox_url() -> AsyncIterator[str]:
-    """A fresh sandbox of the payment provider, over HTTP."""
-    async with serving_sandbox(None, listen("127.0.0.1", 0)) as url:
+async def traffic() -> Traffic:
+    """What passes between the service and the sandbox."""
+    return Traffic()
+
+
+@pytest.fixture
+async def sandbox_url(traffic: Traffic) -> AsyncIterator[str]:
+    """A fresh sandbox of the payment provider, over HTTP; all that passed is checked at the end."""
+    async with serving_sandbox(None, listen("127.0.0.1", 0), watch=traffic.watch) as url:
         yield url
+        await events_of(url)
+    traffic.check()
 
 
 @pytest.fixture
 def settings(database_url: str, sandbox_url: str) -> Settings:
     return load_settings(
         database_url=database_url,
-        stripe_api_key="sk_test_for_tests",
+        stripe_api_key=SERVICE_KEY,
         stripe_api_base=sandbox_url,
         stripe_webhook_secret=WEBHOOK_SECRET,
         admin_key=ADMIN_KEY,

@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 import stripe
 import uvicorn
+from starlette.types import ASGIApp
 
 from entitlements.audit.ledger import Actor
 from entitlements.catalog import examples
@@ -106,11 +107,19 @@ def server_config(app: object, *, lifespan: str = "on") -> uvicorn.Config:
 
 
 @asynccontextmanager
-async def serving_sandbox(data_file: Path | None, bound: socket.socket) -> AsyncIterator[str]:
-    """The sandbox, served on a bound socket while the block runs; its URL."""
+async def serving_sandbox(
+    data_file: Path | None,
+    bound: socket.socket,
+    *,
+    watch: Callable[[ASGIApp], ASGIApp] = lambda app: app,
+) -> AsyncIterator[str]:
+    """The sandbox, served on a bound socket while the block runs; its URL.
+
+    `watch` may put something around the application that sees all that passes.
+    """
     host, port = bound.getsockname()[:2]
     url = f"http://{host}:{port}"
-    server = Server(server_config(create_sandbox(data_file, public_url=url)))
+    server = Server(server_config(watch(create_sandbox(data_file, public_url=url))))
     task = asyncio.create_task(server.serve(sockets=[bound]))
     while not server.started:
         if task.done():
