@@ -296,6 +296,7 @@ async def build_services(settings: Settings, *, clock: SettableClock | None = No
             database,
             service_clock,
             sync,
+            payments.catalog_push,
             settings.stripe_webhook_secret.get_secret_value(),
             livemode=not settings.sandbox and "_live_" in api_key,
         ),

@@ -17,6 +17,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from entitlements.audit.ledger import Actor
+from entitlements.billing import transport
 from entitlements.catalog import examples
 from entitlements.catalog.document import read
 from entitlements.kernel.clock import SettableClock
@@ -41,6 +42,9 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("ours")
+
+# The provider of the tests is next door: who was turned away need not wait long.
+transport.FIRST_PAUSE_SECONDS = 0.05
 
 ADMIN_KEY = "ent_admin_for_tests_only"
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)

@@ -15,12 +15,40 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from entitlements.billing.tables import ProviderPriceRow
 from entitlements.catalog.model import AnyPackage, Catalog, Charge, Price, PricingModel
+from entitlements.kernel.ids import new_id
 from entitlements.kernel.money import minor_from_major, plain, round_rate
 from entitlements.kernel.period import Interval
 from entitlements.storage.unit_of_work import Database
 from entitlements.subscriptions.lines import Slot
 
 LOOKUP_KEYS_PER_CALL = 10
+LOOKUP_KEYS_PER_QUERY = 500
+
+ARCHIVED = "archived"
+"""The metadata by which we know that it was us who archived something."""
+
+
+class PriceName(msgspec.Struct, frozen=True, order=True):
+    """Which of our prices: a charge of a version, in a currency, for an interval."""
+
+    package_id: str
+    version: int
+    charge_id: str
+    currency: str
+    interval: Interval
+
+    @property
+    def version_id(self) -> str:
+        return f"{self.package_id}@{self.version}"
+
+    @property
+    def lookup_key(self) -> str:
+        """At most 200 characters.
+
+        >>> PriceName("pro", 3, "base", "usd", Interval.MONTH).lookup_key
+        'pro@3/base/usd/month'
+        """
+        return f"{self.version_id}/{self.charge_id}/{self.currency}/{self.interval}"
 
 
 class PricedSlot(msgspec.Struct, frozen=True):
@@ -36,9 +64,9 @@ class PricedSlot(msgspec.Struct, frozen=True):
         return f"{self.package_id}/{self.charge_id}"
 
 
-def lookup_key(slot: Slot, currency: str, interval: Interval) -> str:
-    """`pro@3/base/usd/month`, at most 200 characters."""
-    return f"{slot.package_id}@{slot.version}/{slot.charge_id}/{currency}/{interval}"
+def product_id_of(package_id: str) -> str:
+    """One product per package, under an id of ours."""
+    return f"package_{package_id}"
 
 
 def price_params(charge: Charge, price: Price) -> dict[str, Any]:
@@ -71,16 +99,27 @@ def price_params(charge: Charge, price: Price) -> dict[str, Any]:
     return params
 
 
-def _slot_params(catalog: Catalog, slot: Slot, currency: str, interval: Interval) -> dict[str, Any]:
-    charge = catalog.version(slot.package_id, slot.version).charge(slot.charge_id)
-    price = charge.price(currency, interval)
+def params_of(catalog: Catalog, name: PriceName) -> dict[str, Any]:
+    """What the price of that name says, as the provider writes it."""
+    charge = catalog.version(name.package_id, name.version).charge(name.charge_id)
+    price = charge.price(name.currency, name.interval)
     assert price is not None
     return price_params(charge, price)
 
 
-def _terms(params: Mapping[str, Any]) -> str:
-    """What a price says, in short."""
+def terms(params: Mapping[str, Any]) -> str:
+    """What a price says, in short: two that say the same have the same terms."""
     return hashlib.sha256(msgspec.json.encode(params, order="sorted")).hexdigest()[:32]
+
+
+def price_metadata(name: PriceName, params: Mapping[str, Any]) -> dict[str, str]:
+    """What we write on a price to know it again."""
+    return {"package": name.version_id, "charge": name.charge_id, "terms": terms(params)}
+
+
+def product_metadata(package: AnyPackage) -> dict[str, str]:
+    """`name` is the one we gave it: where the product has another, somebody edited it there."""
+    return {"package": package.id, "name": package.name}
 
 
 def _minor(amount: Decimal, currency: str) -> Decimal:
@@ -103,22 +142,30 @@ class ProviderPrices:
 
         Any number of processes may do so at once: keys and lookup keys are ours.
         """
-        wanted = {slot: lookup_key(slot, currency, interval) for slot in slots}
-        missing = {s: k for s, k in wanted.items() if k not in self._by_lookup_key}
+        names = {
+            slot: PriceName(slot.package_id, slot.version, slot.charge_id, currency, interval)
+            for slot in slots
+        }
+        missing = [n for n in names.values() if n.lookup_key not in self._by_lookup_key]
         if missing:
-            await self._load(missing.values())
-            missing = {s: k for s, k in missing.items() if k not in self._by_lookup_key}
+            await self._load(name.lookup_key for name in missing)
+            missing = [n for n in missing if n.lookup_key not in self._by_lookup_key]
         if missing:
-            found = await self._find_at_provider(list(missing.values()))
-            for slot, key in missing.items():
-                params = _slot_params(catalog, slot, currency, interval)
-                there = found.get(key)
-                if there is not None and there.metadata["terms"] == _terms(params):
+            found = await self._find_at_provider([name.lookup_key for name in missing])
+            for name in missing:
+                params = params_of(catalog, name)
+                there = found.get(name.lookup_key)
+                if there is not None and there.metadata["terms"] == terms(params):
                     provider_id = there.id
                 else:
-                    provider_id = await self._create(catalog, slot, key, params)
-                await self._remember(slot, key, provider_id)
-        return {slot: self._by_lookup_key[key] for slot, key in wanted.items()}
+                    await self._ensure_product(catalog.version(name.package_id, name.version))
+                    provider_id = await self.create(name, params)
+                await self.remember({name: provider_id})
+        for name in names.values():
+            sold = catalog.current.get(name.package_id)
+            if sold is None or sold.version != name.version:
+                await self._sell_again(self._by_lookup_key[name.lookup_key])
+        return {slot: self._by_lookup_key[name.lookup_key] for slot, name in names.items()}
 
     async def slots(self, provider_ids: Iterable[str]) -> Mapping[str, PricedSlot]:
         """Which of our charges some prices are; those that are not ours are left out."""
@@ -133,11 +180,14 @@ class ProviderPrices:
         return {i: self._by_provider_id[i] for i in wanted if i in self._by_provider_id}
 
     async def _load(self, keys: Iterable[str]) -> None:
+        wanted = list(keys)
         async with self._database.read() as session:
-            for row in await session.scalars(
-                select(ProviderPriceRow).where(ProviderPriceRow.lookup_key.in_(list(keys)))
-            ):
-                self._keep(row)
+            for start in range(0, len(wanted), LOOKUP_KEYS_PER_QUERY):
+                batch = wanted[start : start + LOOKUP_KEYS_PER_QUERY]
+                for row in await session.scalars(
+                    select(ProviderPriceRow).where(ProviderPriceRow.lookup_key.in_(batch))
+                ):
+                    self._keep(row)
 
     def _keep(self, row: ProviderPriceRow) -> None:
         self._by_lookup_key[row.lookup_key] = row.provider_id
@@ -164,44 +214,82 @@ class ProviderPrices:
             }
         return found
 
-    async def _create(self, catalog: Catalog, slot: Slot, key: str, params: dict[str, Any]) -> str:
-        package = catalog.version(slot.package_id, slot.version)
-        terms = _terms(params)
-        params |= {
+    async def create(self, name: PriceName, params: Mapping[str, Any]) -> str:
+        """Make a price of a product that is there; its id. Made once, whoever asks for it."""
+        key = name.lookup_key
+        stated = {
+            **params,
             "nickname": key,
-            "product": await self._ensure_product(package),
+            "product": product_id_of(name.package_id),
             "lookup_key": key,
             "transfer_lookup_key": True,
-            "metadata": {"package": package.version_id, "charge": slot.charge_id, "terms": terms},
+            "metadata": price_metadata(name, params),
         }
         created = await self._client.v1.prices.create_async(
-            params,  # type: ignore[arg-type]
-            {"idempotency_key": f"price:{key}:{terms}"},
+            stated,  # type: ignore[arg-type]
+            {"idempotency_key": f"price:{key}:{terms(params)}"},
         )
         return created.id
 
-    async def _ensure_product(self, package: AnyPackage) -> str:
-        """One product per package, under an id of ours; its name may be edited there."""
-        product_id = f"package_{package.id}"
+    async def _ensure_product(self, package: AnyPackage) -> None:
+        product_id = product_id_of(package.id)
+        metadata = product_metadata(package)
         try:
             await self._client.v1.products.create_async(
-                {"id": product_id, "name": package.name, "metadata": {"package": package.id}},
-                {"idempotency_key": f"product:{package.id}:{_terms({'name': package.name})}"},
+                {"id": product_id, "name": package.name, "metadata": metadata},
+                {"idempotency_key": f"product:{package.id}:{terms(metadata)}"},
             )
         except stripe.InvalidRequestError as error:
             if error.code != "resource_already_exists":
                 raise
-        return product_id
+            there = await self._client.v1.products.retrieve_async(product_id)
+            if not there.active:  # a retired package that somebody holds
+                await self._reactivate_product(product_id)
 
-    async def _remember(self, slot: Slot, key: str, provider_id: str) -> None:
+    async def _sell_again(self, provider_id: str) -> None:
+        """An old version is held again (a move rolled back, a quote that pins it): no archived
+        price can be added to a subscription."""
+        price = await self._client.v1.prices.retrieve_async(provider_id, {"expand": ["product"]})
+        product: Any = price.product
+        if not product.active:
+            await self._reactivate_product(product.id)
+        if not price.active:
+            await self._client.v1.prices.update_async(
+                provider_id,
+                {"active": True, "metadata": {ARCHIVED: ""}},
+                {"idempotency_key": new_id("restore")},
+            )
+
+    async def _reactivate_product(self, product_id: str) -> None:
+        await self._client.v1.products.update_async(
+            product_id,
+            {"active": True, "metadata": {ARCHIVED: ""}},
+            {"idempotency_key": new_id("restore")},
+        )
+
+    async def remember(self, ids: Mapping[PriceName, str], *, anew: bool = False) -> None:
+        """Keep where prices are. The first to say so wins, unless it is found out `anew`."""
+        if not ids:
+            return
         insert = postgresql.insert if self._database.is_postgresql else sqlite.insert
-        row = {
-            "lookup_key": key,
-            "provider_id": provider_id,
-            "package_id": slot.package_id,
-            "version": slot.version,
-            "charge_id": slot.charge_id,
-        }
+        rows = [
+            {
+                "lookup_key": name.lookup_key,
+                "provider_id": provider_id,
+                "package_id": name.package_id,
+                "version": name.version,
+                "charge_id": name.charge_id,
+            }
+            for name, provider_id in ids.items()
+        ]
+        statement = insert(ProviderPriceRow)
+        if anew:
+            statement = statement.on_conflict_do_update(
+                index_elements=["lookup_key"],
+                set_={"provider_id": statement.excluded.provider_id},
+            )
+        else:
+            statement = statement.on_conflict_do_nothing()
         async with self._database.write() as session:
-            await session.execute(insert(ProviderPriceRow).values(row).on_conflict_do_nothing())
-        self._keep(ProviderPriceRow(**row))
+            await session.execute(statement, rows)
+        await self._load(name.lookup_key for name in ids)

@@ -7,8 +7,7 @@ later look tells whether the change arrived.
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -17,13 +16,13 @@ import stripe
 import structlog
 
 from entitlements.billing.prices import PricedSlot, ProviderPrices
-from entitlements.billing.transport import Transport
+from entitlements.billing.push import CatalogPush
+from entitlements.billing.transport import Transport, provider_errors
 from entitlements.catalog.model import Catalog, ProrationMode
 from entitlements.kernel.clock import Clock, wall_now
 from entitlements.kernel.errors import (
     Conflict,
     PaymentDeclined,
-    PaymentProviderUnavailable,
     ValidationFailed,
 )
 from entitlements.kernel.ids import new_id
@@ -67,33 +66,6 @@ _BEHAVIOR = {
 }
 
 
-@asynccontextmanager
-async def _provider_errors() -> AsyncIterator[None]:
-    """The SDK's errors as ours. Declines and refusals pass: their callers know what they mean."""
-    try:
-        yield
-    except stripe.RateLimitError as error:
-        raise PaymentProviderUnavailable(
-            "the payment provider takes no more requests for now", _retry_after(error)
-        ) from error
-    except stripe.IdempotencyError as error:
-        log.error("stripe_key_used_for_another_request", error=str(error))
-        raise PaymentProviderUnavailable(
-            "the payment provider knows another request under this one's key"
-        ) from error
-    except (stripe.APIConnectionError, stripe.APIError) as error:
-        log.warning("stripe_unavailable", status=error.http_status, error=str(error))
-        raise PaymentProviderUnavailable("the payment provider cannot be reached", 5) from error
-    except (stripe.AuthenticationError, stripe.PermissionError) as error:
-        log.error("stripe_refuses_our_key", error=type(error).__name__)
-        raise PaymentProviderUnavailable("the payment provider refuses our key") from error
-
-
-def _retry_after(error: stripe.StripeError) -> int:
-    header = str((error.headers or {}).get("Retry-After", ""))
-    return int(header) if header.isdigit() else 5
-
-
 class StripeProvider:
     """The adapter. `api_base` empty means Stripe itself.
 
@@ -123,11 +95,12 @@ class StripeProvider:
         self._test_clock = test_clock
         self._test_clock_at: datetime | None = None
         self.prices = ProviderPrices(database, self._client)
+        self.catalog_push = CatalogPush(database, self._client, self.prices, catalog)
 
     # ── customers ────────────────────────────────────────────────────────────
 
     async def ensure_customer(self, customer: BillingCustomer) -> ProviderCustomer:
-        async with _provider_errors():
+        async with provider_errors():
             provider_id = customer.provider_id or await self._create_customer(customer)
             found = await self._named(customer, provider_id)
             if found.payment_method_id is None and customer.sandbox_payment_method:
@@ -180,7 +153,7 @@ class StripeProvider:
         )
 
     async def customer(self, provider_id: str) -> ProviderCustomer | None:
-        async with _provider_errors():
+        async with provider_errors():
             try:
                 return await self._customer(provider_id)
             except stripe.InvalidRequestError:
@@ -197,7 +170,7 @@ class StripeProvider:
     # ── orders ───────────────────────────────────────────────────────────────
 
     async def preview(self, order: BillingOrder) -> ProviderInvoice | None:
-        async with _provider_errors():
+        async with provider_errors():
             await self._follow_clock()
             items = (await self._items(order)).items if order.after else []
             if order.after and not items:
@@ -223,7 +196,7 @@ class StripeProvider:
             return await self._invoice(invoice)
 
     async def execute(self, change_id: str, order: BillingOrder) -> Outcome:
-        async with _provider_errors():
+        async with provider_errors():
             await self._follow_clock()
             try:
                 if order.subscription_provider_id is None:
@@ -324,17 +297,22 @@ class StripeProvider:
         """
         catalog = await self._catalog()
         after = [slot for slot in order.after if not slot.metered]
-        prices = await self.prices.ensure(catalog, after, order.currency, order.interval)
         held = {h.slot.key: h for h in await self._known(order) if not h.slot.metered}
         staying = {slot.key for slot in after}
-        items: list[dict[str, Any]] = []
+        changing, repriced = [], []
         for slot in after:
             old = held.get(slot.key)
-            if old is not None and old.slot.costs_as(slot) and not order.new_period:
-                continue
-            old = old or held.get(order.replaces.get(slot.key, ""))
-            item = {"price": prices[slot], "quantity": slot.billable}
-            items.append({"id": old.provider_item_id, **item} if old else item)
+            if old is None or order.new_period or old.slot.version != slot.version:
+                repriced.append(slot)
+            if old is None or order.new_period or not old.slot.costs_as(slot):
+                changing.append((slot, old or held.get(order.replaces.get(slot.key, ""))))
+        prices = await self.prices.ensure(catalog, repriced, order.currency, order.interval)
+        items: list[dict[str, Any]] = []
+        for slot, old in changing:
+            item: dict[str, Any] = {"id": old.provider_item_id} if old else {}
+            if slot in prices:  # one that stays is not named: it may be archived by now
+                item["price"] = prices[slot]
+            items.append(item | {"quantity": slot.billable})
         reused = set(order.replaces.values())
         left = [h for key, h in held.items() if key not in staying and key not in reused]
         gone = [old.provider_item_id for old in left]
@@ -432,7 +410,7 @@ class StripeProvider:
         )
 
     async def progress(self, change_id: str, order: BillingOrder) -> Outcome | None:
-        async with _provider_errors():
+        async with provider_errors():
             subscription = await self._subscription_of(change_id, order)
             if subscription is None:
                 return None
@@ -482,7 +460,7 @@ class StripeProvider:
         return None
 
     async def abandon(self, change_id: str, order: BillingOrder) -> Outcome:
-        async with _provider_errors():
+        async with provider_errors():
             subscription = await self._subscription_of(change_id, order)
             waiting = subscription is not None and (
                 subscription.pending_change_id == change_id
@@ -509,7 +487,7 @@ class StripeProvider:
         prorate: bool,
         void_open: bool,
     ) -> Outcome:
-        async with _provider_errors():
+        async with provider_errors():
             await self._follow_clock()
             try:
                 await self._end_now(subscription_provider_id, invoice_now, prorate)
@@ -544,7 +522,7 @@ class StripeProvider:
     async def set_future(
         self, key: str, subscription_provider_id: str, future: Future
     ) -> ProviderSubscription:
-        async with _provider_errors():
+        async with provider_errors():
             await self._follow_clock()
             try:
                 await self._set_future(key, subscription_provider_id, future)
@@ -639,7 +617,7 @@ class StripeProvider:
     async def start_checkout(
         self, key: str, customer_provider_id: str, currency: str, return_url: str
     ) -> Checkout:
-        async with _provider_errors():
+        async with provider_errors():
             session = await self._client.v1.checkout.sessions.create_async(
                 {
                     "mode": "setup",
@@ -654,7 +632,7 @@ class StripeProvider:
             return _checkout(session)
 
     async def finish_checkout(self, checkout_id: str) -> Checkout:
-        async with _provider_errors():
+        async with provider_errors():
             session = await self._client.v1.checkout.sessions.retrieve_async(
                 checkout_id, {"expand": ["setup_intent"]}
             )
@@ -672,7 +650,7 @@ class StripeProvider:
             return _checkout(session)
 
     async def pay(self, invoice_provider_id: str, key: str) -> Outcome:
-        async with _provider_errors():
+        async with provider_errors():
             await self._follow_clock()
             try:
                 await self._client.v1.invoices.pay_async(
@@ -696,7 +674,7 @@ class StripeProvider:
     # ── reading ──────────────────────────────────────────────────────────────
 
     async def subscription(self, provider_id: str) -> ProviderSubscription | None:
-        async with _provider_errors():
+        async with provider_errors():
             try:
                 return await self._subscription(provider_id)
             except stripe.InvalidRequestError:
@@ -739,14 +717,14 @@ class StripeProvider:
         )
 
     async def invoice(self, provider_id: str) -> ProviderInvoice | None:
-        async with _provider_errors():
+        async with provider_errors():
             try:
                 return await self._retrieve_invoice(provider_id)
             except stripe.InvalidRequestError:
                 return None
 
     async def client_secret(self, invoice_provider_id: str) -> str | None:
-        async with _provider_errors():
+        async with provider_errors():
             found = await self._client.v1.invoices.retrieve_async(
                 invoice_provider_id, {"expand": ["confirmation_secret"]}
             )
@@ -756,7 +734,7 @@ class StripeProvider:
     async def invoices(
         self, customer_provider_id: str, since: datetime | None
     ) -> tuple[ProviderInvoice, ...]:
-        async with _provider_errors():
+        async with provider_errors():
             created = {"gte": int(since.timestamp())} if since is not None else None
             pages = await self._client.v1.invoices.list_async(
                 {"customer": customer_provider_id, "limit": 100}  # type: ignore[arg-type]
@@ -800,7 +778,7 @@ class StripeProvider:
     async def advance_clock(self, to: datetime) -> None:
         if self._test_clock is None:
             return
-        async with _provider_errors():
+        async with provider_errors():
             clock_id = await self._test_clock()
             clocks = self._client.v1.test_helpers.test_clocks
             found = await clocks.retrieve_async(clock_id)
@@ -830,7 +808,7 @@ class StripeProvider:
             await self.advance_clock(now)
 
     async def create_test_clock(self, at: datetime) -> str:
-        async with _provider_errors():
+        async with provider_errors():
             created = await self._client.v1.test_helpers.test_clocks.create_async(
                 {"frozen_time": int(at.timestamp()), "name": "entitlements"},
                 {"idempotency_key": new_id("clock")},

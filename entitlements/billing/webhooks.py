@@ -4,16 +4,19 @@ What is applied is never the event but the object's present state, fetched then:
 come late, twice and in any order.
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Annotated, Any
 
 import msgspec
 import stripe
 import structlog
-from sqlalchemy import select, update
+from prometheus_client import Counter
+from sqlalchemy import or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 
+from entitlements.billing.push import CatalogPush
 from entitlements.billing.tables import WebhookEventRow
 from entitlements.kernel.clock import Clock, wall_now
 from entitlements.kernel.errors import ServiceError
@@ -27,6 +30,9 @@ LEASE = timedelta(seconds=60)
 RETRY_AFTER = timedelta(seconds=2)
 RETRY_AT_MOST = timedelta(minutes=10)
 ATTEMPTS = 20
+
+UNKNOWN_CUSTOMER = "no customer of ours"
+NOT_OURS = "not of our catalog"
 
 HANDLED = frozenset(
     {
@@ -49,7 +55,23 @@ HANDLED = frozenset(
         "invoice.upcoming",
         "payment_method.attached",
         "payment_method.detached",
+        "price.updated",
+        "product.updated",
     }
+)
+
+OF_THE_CATALOG = ("price.", "product.")
+"""Events about what is sold, and not about a customer."""
+
+OUTCOMES = Counter(
+    "entitlements_webhook_events_total",
+    "Events of the payment provider by how they ended. Look at `unknown_customer` (nobody of "
+    "ours), `drift` (a product or price was edited there) and `failed` (given up).",
+    ["outcome"],
+)
+DRIFT = Counter(
+    "entitlements_provider_drift_total",
+    "Products and prices that were found edited by hand at the payment provider.",
 )
 
 
@@ -84,11 +106,19 @@ class Webhooks:
     """`secret` is the endpoint's; `livemode` what its events must say."""
 
     def __init__(
-        self, database: Database, clock: Clock, sync: ProviderSync, secret: str, *, livemode: bool
+        self,
+        database: Database,
+        clock: Clock,
+        sync: ProviderSync,
+        catalog_push: CatalogPush,
+        secret: str,
+        *,
+        livemode: bool,
     ) -> None:
         self._database = database
         self._clock = clock
         self._sync = sync
+        self._catalog_push = catalog_push
         self._secret = secret
         self._livemode = livemode
 
@@ -137,11 +167,15 @@ class Webhooks:
     async def work(self, limit: int = 200) -> int:
         """Apply what is due: one fetch per customer, however many events. How many were done."""
         events = await self._take(limit)
+        of_catalog = [e for e in events if e.type.startswith(OF_THE_CATALOG)]
         by_customer: dict[str | None, list[WebhookEventRow]] = {}
         for event in events:
-            by_customer.setdefault(event.customer_provider_id, []).append(event)
+            if event not in of_catalog:
+                by_customer.setdefault(event.customer_provider_id, []).append(event)
+        if of_catalog:
+            await self._apply(of_catalog, self._compare)
         for customer_provider_id, theirs in by_customer.items():
-            await self._apply(customer_provider_id, theirs)
+            await self._apply(theirs, partial(self._follow, customer_provider_id))
         return len(events)
 
     async def _take(self, limit: int) -> Sequence[WebhookEventRow]:
@@ -161,36 +195,82 @@ class Webhooks:
                 event.attempts += 1
         return events
 
-    async def _apply(
+    async def _follow(
         self, customer_provider_id: str | None, events: Sequence[WebhookEventRow]
-    ) -> None:
-        event_ids = [event.id for event in events]
-        status, error = "done", None
+    ) -> Mapping[str, str]:
+        """Bring the customer whom events are about in line; what to say of each, by its id."""
+        for event in events:
+            if event.type == "checkout.session.completed" and event.object_id:
+                await self._sync.checkout(event.object_id)
+        if customer_provider_id is None or not await self._sync.customer(customer_provider_id):
+            log.warning("webhook_of_unknown_customer", customer=customer_provider_id)
+            return {event.id: UNKNOWN_CUSTOMER for event in events}
+        return {}
+
+    async def _compare(self, events: Sequence[WebhookEventRow]) -> Mapping[str, str]:
+        """Hold products and prices against what we made of them: edited there, they are drift."""
+        found = await self._catalog_push.drift_of({event.object_id or "" for event in events})
+        drift = {id: "; ".join(a.words for a in actions) for id, actions in found.items()}
+        for object_id, words in drift.items():
+            if words:
+                DRIFT.inc()
+                log.warning("provider_drift", object=object_id, what=words)
+        return {event.id: drift.get(event.object_id or "", NOT_OURS) for event in events}
+
+    async def _apply(self, events: Sequence[WebhookEventRow], do: "_Doing") -> None:
+        """Do what events ask for, then say how each ended."""
+        said: Mapping[str, str] = {}
+        fault: str | None = None
         try:
-            for event in events:
-                if event.type == "checkout.session.completed" and event.object_id:
-                    await self._sync.checkout(event.object_id)
-            if customer_provider_id is None or not await self._sync.customer(customer_provider_id):
-                status, error = "ignored", "no customer of ours"
+            said = await do(events)
         except ServiceError as refused:
-            error = f"{refused.code}: {refused.message}"
-        except Exception as fault:
-            log.exception("webhook_failed", customer=customer_provider_id)
-            error = type(fault).__name__
+            fault = f"{refused.code}: {refused.message}"
+        except Exception as error:
+            log.exception("webhook_failed", events=[event.id for event in events])
+            fault = type(error).__name__
+        ids = [event.id for event in events]
         async with self._database.write() as session:
-            if error is None or status == "ignored":
-                await session.execute(
-                    update(WebhookEventRow)
-                    .where(WebhookEventRow.id.in_(event_ids))
-                    .values(status=status, error=error)
-                )
-                return
-            for event in await session.scalars(
-                select(WebhookEventRow).where(WebhookEventRow.id.in_(event_ids))
-            ):
-                event.error = error
-                event.status = "failed" if event.attempts >= ATTEMPTS else "received"
-                event.due_at = wall_now() + _backoff(event.attempts)
+            rows = await session.scalars(select(WebhookEventRow).where(WebhookEventRow.id.in_(ids)))
+            for event in rows:
+                if fault is not None:
+                    event.status = "failed" if event.attempts >= ATTEMPTS else "received"
+                    event.due_at = wall_now() + _backoff(event.attempts)
+                    event.error = fault
+                else:
+                    event.error = said.get(event.id) or None
+                    event.status = _status(event.error)
+                OUTCOMES.labels(_outcome(event)).inc()
+
+    async def to_look_at(self, limit: int = 200) -> Sequence[WebhookEventRow]:
+        """Events that an operator should know of, newest first: about nobody of ours, about
+        something edited at the provider, or given up."""
+        reported = or_(
+            WebhookEventRow.status.in_(("drift", "failed")),
+            WebhookEventRow.error == UNKNOWN_CUSTOMER,
+        )
+        query = (
+            select(WebhookEventRow)
+            .where(reported)
+            .order_by(WebhookEventRow.received_at.desc(), WebhookEventRow.id.desc())
+            .limit(limit)
+        )
+        async with self._database.read() as session:
+            return (await session.scalars(query)).all()
+
+
+_Doing = Callable[[Sequence[WebhookEventRow]], Awaitable[Mapping[str, str]]]
+
+
+def _status(said: str | None) -> str:
+    if said is None:
+        return "done"
+    return "ignored" if said in (UNKNOWN_CUSTOMER, NOT_OURS) else "drift"
+
+
+def _outcome(event: WebhookEventRow) -> str:
+    if event.error == UNKNOWN_CUSTOMER:
+        return "unknown_customer"
+    return "to_be_retried" if event.status == "received" else event.status
 
 
 def _backoff(attempts: int) -> timedelta:

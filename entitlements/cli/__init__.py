@@ -2,7 +2,7 @@
 
 import typer
 
-from entitlements.cli import audit, catalog, keys, running, usage, webhooks
+from entitlements.cli import audit, catalog, keys, running, stripe, usage, webhooks
 from entitlements.server.logging import configure_logging
 
 app = typer.Typer(
@@ -18,6 +18,7 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(usage.app, name="usage")
 app.add_typer(audit.app, name="audit")
 app.add_typer(webhooks.app, name="webhooks")
+app.add_typer(stripe.app, name="stripe")
 
 
 def main() -> None:

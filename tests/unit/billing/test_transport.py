@@ -13,10 +13,6 @@ BROKEN = httpx.ConnectError("refused")
 KEY = {"Idempotency-Key": "chg_1:update"}
 
 
-class Impatient(Transport):
-    INITIAL_DELAY = 0.001
-
-
 async def ask(answers: Iterator[Any]) -> tuple[Any, list[httpx.Request]]:
     """What the transport hands on of answers (statuses, headers, or faults), and what it sent."""
     sent: list[httpx.Request] = []
@@ -29,7 +25,7 @@ async def ask(answers: Iterator[Any]) -> tuple[Any, list[httpx.Request]]:
         status, headers = given if isinstance(given, tuple) else (given, {})
         return httpx.Response(status, headers=headers, content=b"{}")
 
-    transport = Impatient()
+    transport = Transport()
     await transport.close_async()  # type: ignore[no-untyped-call]
     transport._client_async = httpx.AsyncClient(transport=httpx.MockTransport(answer))
     try:
