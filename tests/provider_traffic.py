@@ -35,7 +35,7 @@ PERMISSIONS = {
     "products": "Products",
     "setup_intents": "Setup Intents",
     "subscription_items": "Subscriptions",
-    "subscription_schedules": "Subscription Schedules",
+    "subscription_schedules": "Subscriptions",
     "subscriptions": "Subscriptions",
 }
 """What a restricted key of the provider's must be given, by the beginning of a path."""
@@ -129,7 +129,7 @@ def _needs(call: Call) -> set[tuple[str, str]]:
 @cache
 def _granted() -> set[tuple[str, str]]:
     """What the README tells to give a restricted key; who may write may read."""
-    words = " ".join(README.read_text().split())
+    words = re.sub(r" \(.*?\)", "", " ".join(README.read_text().split()))
     found = re.search(r"needs \*write\* for (.*?),? and \*read\* for (.*?)\.", words)
     assert found, "the README tells the permissions of a restricted key"
     write, read = (set(re.split(r", | and ", names)) for names in found.groups())

@@ -172,10 +172,10 @@ class Webhooks:
         for event in events:
             if event not in of_catalog:
                 by_customer.setdefault(event.customer_provider_id, []).append(event)
-        if of_catalog:
-            await self._apply(of_catalog, self._compare)
         for customer_provider_id, theirs in by_customer.items():
             await self._apply(theirs, partial(self._follow, customer_provider_id))
+        if of_catalog:
+            await self._apply(of_catalog, self._compare)
         return len(events)
 
     async def _take(self, limit: int) -> Sequence[WebhookEventRow]:

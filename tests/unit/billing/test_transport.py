@@ -1,5 +1,6 @@
 """Which answers of the provider are asked for again, and how often."""
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +10,7 @@ import stripe
 
 from entitlements.billing.transport import ATTEMPTS, Transport
 
+SILENCE = object()
 BROKEN = httpx.ConnectError("refused")
 KEY = {"Idempotency-Key": "chg_1:update"}
 
@@ -17,11 +19,13 @@ async def ask(answers: Iterator[Any]) -> tuple[Any, list[httpx.Request]]:
     """What the transport hands on of answers (statuses, headers, or faults), and what it sent."""
     sent: list[httpx.Request] = []
 
-    def answer(request: httpx.Request) -> httpx.Response:
+    async def answer(request: httpx.Request) -> httpx.Response:
         sent.append(request)
         given = next(answers)
         if isinstance(given, Exception):
             raise given
+        if given is SILENCE:
+            await asyncio.sleep(60)
         status, headers = given if isinstance(given, tuple) else (given, {})
         return httpx.Response(status, headers=headers, content=b"{}")
 
@@ -57,6 +61,14 @@ async def test_what_may_pass_is_tried_again_under_the_same_key(
     status, sent = await ask(iter(answers))
     assert (status, len(sent)) == (ends, times)
     assert {request.headers["Idempotency-Key"] for request in sent} == {"chg_1:update"}
+
+
+async def test_no_answer_is_waited_for_longer_than_an_attempt_may_take(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("entitlements.billing.transport.TIMEOUT_SECONDS", 0.05)
+    status, sent = await ask(iter([SILENCE, 200]))
+    assert (status, len(sent)) == (200, 2)
 
 
 async def test_a_provider_that_stays_away_is_given_up() -> None:
