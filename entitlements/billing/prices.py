@@ -43,8 +43,7 @@ class PriceName(msgspec.Struct, frozen=True, order=True):
 
     @property
     def lookup_key(self) -> str:
-        """At most 200 characters.
-
+        """
         >>> PriceName("pro", 3, "base", "usd", Interval.MONTH).lookup_key
         'pro@3/base/usd/month'
         """
@@ -62,6 +61,15 @@ class PricedSlot(msgspec.Struct, frozen=True):
     @property
     def key(self) -> str:
         return f"{self.package_id}/{self.charge_id}"
+
+
+def name_of(slot: Slot | PricedSlot, currency: str, interval: Interval) -> PriceName:
+    return PriceName(slot.package_id, slot.version, slot.charge_id, currency, interval)
+
+
+def lookup_key(slot: Slot | PricedSlot, currency: str, interval: Interval) -> str:
+    """`pro@3/base/usd/month`, at most 200 characters."""
+    return name_of(slot, currency, interval).lookup_key
 
 
 def product_id_of(package_id: str) -> str:
@@ -142,10 +150,7 @@ class ProviderPrices:
 
         Any number of processes may do so at once: keys and lookup keys are ours.
         """
-        names = {
-            slot: PriceName(slot.package_id, slot.version, slot.charge_id, currency, interval)
-            for slot in slots
-        }
+        names = {slot: name_of(slot, currency, interval) for slot in slots}
         missing = [n for n in names.values() if n.lookup_key not in self._by_lookup_key]
         if missing:
             await self._load(name.lookup_key for name in missing)

@@ -7,8 +7,9 @@ later look tells whether the change arrived.
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Mapping
-from datetime import UTC, datetime, timedelta
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 import msgspec
@@ -17,7 +18,13 @@ import structlog
 
 from entitlements.billing.prices import PricedSlot, ProviderPrices
 from entitlements.billing.push import CatalogPush
-from entitlements.billing.transport import Transport, provider_errors
+from entitlements.billing.sdk import id_of as _id
+from entitlements.billing.sdk import instant as _instant
+from entitlements.billing.sdk import metadata_of as _metadata
+from entitlements.billing.sdk import optional_instant as _optional_instant
+from entitlements.billing.sdk import provider_errors as _provider_errors
+from entitlements.billing.sdk import status_of
+from entitlements.billing.transport import Transport
 from entitlements.catalog.model import Catalog, ProrationMode
 from entitlements.kernel.clock import Clock, wall_now
 from entitlements.kernel.errors import (
@@ -52,10 +59,6 @@ CLOCK_POLL_SECONDS = 0.05
 CHECKOUT_OPEN_FOR = timedelta(minutes=31)
 """The provider takes no less than 30 minutes, counted when it gets the request."""
 
-_STATUS = {
-    "incomplete_expired": SubscriptionStatus.CANCELED,
-    **{status.value: status for status in SubscriptionStatus},
-}
 _BILLING = "billing"
 """In a subscription's metadata under `ends`: it is only the billing that ends, with its period."""
 
@@ -64,6 +67,15 @@ _BEHAVIOR = {
     ProrationMode.NEXT_INVOICE: "create_prorations",
     ProrationMode.NONE: "none",
 }
+
+
+@asynccontextmanager
+async def _refusals() -> AsyncIterator[None]:
+    """What the provider will not do, as a `Conflict` that says why."""
+    try:
+        yield
+    except stripe.InvalidRequestError as error:
+        raise Conflict(str(error.user_message or error), code="PROVIDER_REFUSED") from error
 
 
 class StripeProvider:
@@ -97,19 +109,55 @@ class StripeProvider:
         self.prices = ProviderPrices(database, self._client)
         self.catalog_push = CatalogPush(database, self._client, self.prices, catalog)
 
+    @property
+    def client(self) -> stripe.StripeClient:
+        """For those who only read."""
+        return self._client
+
     # ── customers ────────────────────────────────────────────────────────────
 
     async def ensure_customer(self, customer: BillingCustomer) -> ProviderCustomer:
-        async with provider_errors():
+        async with _provider_errors():
             provider_id = customer.provider_id or await self._create_customer(customer)
-            found = await self._named(customer, provider_id)
+            found = await self._customer(provider_id)
+            if found.deleted:
+                raise ValidationFailed.of(
+                    "customerId", "DELETED_AT_PROVIDER", "the payment provider has deleted it"
+                )
+            await self._name(customer, found)
             if found.payment_method_id is None and customer.sandbox_payment_method:
                 await self._attach(customer, provider_id, customer.sandbox_payment_method)
                 found = await self._customer(provider_id)
             return found
 
+    async def _name(self, customer: BillingCustomer, found: ProviderCustomer) -> None:
+        """Our name and e-mail address, apart from creating: a key goes with one request for ever.
+
+        A refused one (no e-mail address, to the provider) is no reason not to sell.
+        """
+        name, email = customer.name or found.name, customer.email or found.email
+        if (name, email) == (found.name, found.email):
+            return
+        try:
+            await self.put_customer(new_id("name"), found.id, name=name, email=email)
+        except Conflict as error:
+            log.warning("stripe_refused_name", customer=customer.id, error=error.message)
+
+    async def put_customer(
+        self, key: str, provider_id: str, *, name: str | None, email: str | None
+    ) -> None:
+        """Give the customer at the provider our name and e-mail address; None leaves one alone."""
+        params: dict[str, Any] = {"name": name} if name is not None else {}
+        params |= {"email": email} if email is not None else {}
+        async with _provider_errors(), _refusals():
+            await self._client.v1.customers.update_async(
+                provider_id,
+                params,  # type: ignore[arg-type]
+                {"idempotency_key": key},
+            )
+
     async def _create_customer(self, customer: BillingCustomer) -> str:
-        """Without what may change: a key goes with the same parameters for ever."""
+        """Without what may change until it is stored: see `_name`."""
         params: dict[str, Any] = {"metadata": {"customer": customer.id}}
         if self._test_clock is not None:
             params["test_clock"] = await self._test_clock()
@@ -118,19 +166,6 @@ class StripeProvider:
             {"idempotency_key": f"customer:{customer.key}:create"},
         )
         return created.id
-
-    async def _named(self, customer: BillingCustomer, provider_id: str) -> ProviderCustomer:
-        """The customer, under the name and e-mail address that we know."""
-        found = await self._retrieve_customer(provider_id)
-        known = {"name": customer.name, "email": customer.email}
-        differing = {k: v for k, v in known.items() if v and v != getattr(found, k)}
-        if differing:
-            await self._client.v1.customers.update_async(
-                provider_id,
-                differing,  # type: ignore[arg-type]
-                {"idempotency_key": new_id("name")},
-            )
-        return _customer(found)
 
     async def _attach(self, customer: BillingCustomer, provider_id: str, method: str) -> None:
         """A named test card becomes the customer's default."""
@@ -153,24 +188,38 @@ class StripeProvider:
         )
 
     async def customer(self, provider_id: str) -> ProviderCustomer | None:
-        async with provider_errors():
+        async with _provider_errors():
             try:
                 return await self._customer(provider_id)
             except stripe.InvalidRequestError:
                 return None
 
     async def _customer(self, provider_id: str) -> ProviderCustomer:
-        return _customer(await self._retrieve_customer(provider_id))
-
-    async def _retrieve_customer(self, provider_id: str) -> stripe.Customer:
-        return await self._client.v1.customers.retrieve_async(
+        found = await self._client.v1.customers.retrieve_async(
             provider_id, {"expand": ["invoice_settings.default_payment_method"]}
+        )
+        if getattr(found, "deleted", False):  # all that is left of it is its id
+            return ProviderCustomer(
+                id=found.id, balance_minor=0, payment_method_id=None, deleted=True
+            )
+        settings = found.invoice_settings
+        method: Any = settings.default_payment_method if settings else None
+        card = getattr(method, "card", None)
+        return ProviderCustomer(
+            id=found.id,
+            balance_minor=found.balance or 0,
+            payment_method_id=method.id if method else None,
+            name=found.name,
+            email=found.email,
+            brand=card.brand if card else None,
+            last4=card.last4 if card else None,
+            expires=f"{card.exp_month:02}/{card.exp_year}" if card else None,
         )
 
     # ── orders ───────────────────────────────────────────────────────────────
 
     async def preview(self, order: BillingOrder) -> ProviderInvoice | None:
-        async with provider_errors():
+        async with _provider_errors():
             await self._follow_clock()
             items = (await self._items(order)).items if order.after else []
             if order.after and not items:
@@ -196,7 +245,7 @@ class StripeProvider:
             return await self._invoice(invoice)
 
     async def execute(self, change_id: str, order: BillingOrder) -> Outcome:
-        async with provider_errors():
+        async with _provider_errors():
             await self._follow_clock()
             try:
                 if order.subscription_provider_id is None:
@@ -410,7 +459,7 @@ class StripeProvider:
         )
 
     async def progress(self, change_id: str, order: BillingOrder) -> Outcome | None:
-        async with provider_errors():
+        async with _provider_errors():
             subscription = await self._subscription_of(change_id, order)
             if subscription is None:
                 return None
@@ -460,7 +509,7 @@ class StripeProvider:
         return None
 
     async def abandon(self, change_id: str, order: BillingOrder) -> Outcome:
-        async with provider_errors():
+        async with _provider_errors():
             subscription = await self._subscription_of(change_id, order)
             waiting = subscription is not None and (
                 subscription.pending_change_id == change_id
@@ -487,7 +536,7 @@ class StripeProvider:
         prorate: bool,
         void_open: bool,
     ) -> Outcome:
-        async with provider_errors():
+        async with _provider_errors():
             await self._follow_clock()
             try:
                 await self._end_now(subscription_provider_id, invoice_now, prorate)
@@ -522,7 +571,7 @@ class StripeProvider:
     async def set_future(
         self, key: str, subscription_provider_id: str, future: Future
     ) -> ProviderSubscription:
-        async with provider_errors():
+        async with _provider_errors():
             await self._follow_clock()
             try:
                 await self._set_future(key, subscription_provider_id, future)
@@ -539,7 +588,7 @@ class StripeProvider:
         """
         subscriptions = self._client.v1.subscriptions
         found = await subscriptions.retrieve_async(subscription_id, {"expand": ["schedule"]})
-        if _STATUS[found.status] is SubscriptionStatus.CANCELED:
+        if status_of(found) is SubscriptionStatus.CANCELED:
             return
         phase = await self._next_phase(future)
         wanted = _digest(phase) if phase else None
@@ -617,7 +666,7 @@ class StripeProvider:
     async def start_checkout(
         self, key: str, customer_provider_id: str, currency: str, return_url: str
     ) -> Checkout:
-        async with provider_errors():
+        async with _provider_errors():
             session = await self._client.v1.checkout.sessions.create_async(
                 {
                     "mode": "setup",
@@ -632,7 +681,7 @@ class StripeProvider:
             return _checkout(session)
 
     async def finish_checkout(self, checkout_id: str) -> Checkout:
-        async with provider_errors():
+        async with _provider_errors():
             session = await self._client.v1.checkout.sessions.retrieve_async(
                 checkout_id, {"expand": ["setup_intent"]}
             )
@@ -650,7 +699,7 @@ class StripeProvider:
             return _checkout(session)
 
     async def pay(self, invoice_provider_id: str, key: str) -> Outcome:
-        async with provider_errors():
+        async with _provider_errors():
             await self._follow_clock()
             try:
                 await self._client.v1.invoices.pay_async(
@@ -674,7 +723,7 @@ class StripeProvider:
     # ── reading ──────────────────────────────────────────────────────────────
 
     async def subscription(self, provider_id: str) -> ProviderSubscription | None:
-        async with provider_errors():
+        async with _provider_errors():
             try:
                 return await self._subscription(provider_id)
             except stripe.InvalidRequestError:
@@ -692,7 +741,7 @@ class StripeProvider:
         return ProviderSubscription(
             id=found.id,
             customer_provider_id=_id(found.customer) or "",
-            status=_STATUS[found.status],
+            status=status_of(found),
             interval=Interval(licensed.price.recurring.interval),
             period=Period(
                 _instant(licensed.current_period_start), _instant(licensed.current_period_end)
@@ -717,14 +766,14 @@ class StripeProvider:
         )
 
     async def invoice(self, provider_id: str) -> ProviderInvoice | None:
-        async with provider_errors():
+        async with _provider_errors():
             try:
                 return await self._retrieve_invoice(provider_id)
             except stripe.InvalidRequestError:
                 return None
 
     async def client_secret(self, invoice_provider_id: str) -> str | None:
-        async with provider_errors():
+        async with _provider_errors():
             found = await self._client.v1.invoices.retrieve_async(
                 invoice_provider_id, {"expand": ["confirmation_secret"]}
             )
@@ -734,7 +783,7 @@ class StripeProvider:
     async def invoices(
         self, customer_provider_id: str, since: datetime | None
     ) -> tuple[ProviderInvoice, ...]:
-        async with provider_errors():
+        async with _provider_errors():
             created = {"gte": int(since.timestamp())} if since is not None else None
             pages = await self._client.v1.invoices.list_async(
                 {"customer": customer_provider_id, "limit": 100}  # type: ignore[arg-type]
@@ -778,7 +827,7 @@ class StripeProvider:
     async def advance_clock(self, to: datetime) -> None:
         if self._test_clock is None:
             return
-        async with provider_errors():
+        async with _provider_errors():
             clock_id = await self._test_clock()
             clocks = self._client.v1.test_helpers.test_clocks
             found = await clocks.retrieve_async(clock_id)
@@ -808,7 +857,7 @@ class StripeProvider:
             await self.advance_clock(now)
 
     async def create_test_clock(self, at: datetime) -> str:
-        async with provider_errors():
+        async with _provider_errors():
             created = await self._client.v1.test_helpers.test_clocks.create_async(
                 {"frozen_time": int(at.timestamp()), "name": "entitlements"},
                 {"idempotency_key": new_id("clock")},
@@ -830,20 +879,6 @@ class _ItemChanges(NamedTuple):
 def _digest(phase: Mapping[str, Any]) -> str:
     """What a schedule's phase says, in short."""
     return hashlib.sha256(msgspec.json.encode(phase, order="sorted")).hexdigest()[:32]
-
-
-def _customer(found: stripe.Customer) -> ProviderCustomer:
-    settings = found.invoice_settings
-    method: Any = settings.default_payment_method if settings else None
-    card = getattr(method, "card", None)
-    return ProviderCustomer(
-        id=found.id,
-        balance_minor=found.balance or 0,
-        payment_method_id=method.id if method else None,
-        brand=card.brand if card else None,
-        last4=card.last4 if card else None,
-        expires=f"{card.exp_month:02}/{card.exp_year}" if card else None,
-    )
 
 
 def _checkout(session: Any) -> Checkout:
@@ -905,23 +940,6 @@ def _declined(error: stripe.CardError) -> PaymentDeclined:
 def _what_ends(subscription: stripe.Subscription) -> str:
     """`_BILLING`, or nothing where the end is that of what is held."""
     return _metadata(subscription.metadata).get("ends", "")
-
-
-def _metadata(metadata: Any) -> dict[str, str]:
-    return metadata.to_dict() if metadata else {}
-
-
-def _id(reference: Any) -> str | None:
-    """The id of an expandable field, expanded or not."""
-    return reference if reference is None or isinstance(reference, str) else str(reference.id)
-
-
-def _instant(seconds: int) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)
-
-
-def _optional_instant(seconds: int | None) -> datetime | None:
-    return None if seconds is None else _instant(seconds)
 
 
 def _period(start: int, end: int) -> Period | None:

@@ -24,8 +24,8 @@ from entitlements.billing.prices import (
     product_id_of,
     terms,
 )
+from entitlements.billing.sdk import provider_errors
 from entitlements.billing.tables import ProviderPriceRow
-from entitlements.billing.transport import provider_errors
 from entitlements.catalog.model import AnyPackage, Catalog
 from entitlements.kernel.ids import new_id
 from entitlements.kernel.period import Interval

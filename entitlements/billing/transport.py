@@ -1,21 +1,15 @@
-"""How every call to the provider travels: with a time limit, tried again, its errors as ours.
+"""How every call to the provider travels: with a time limit, and tried again.
 
 Trying again is always safe: reading changes nothing, and whatever changes something carries an
 idempotency key, under which the provider does it once and answers the same again.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import stripe
-import structlog
 from prometheus_client import Counter
-
-from entitlements.kernel.errors import PaymentProviderUnavailable
-
-log = structlog.get_logger()
 
 ATTEMPTS = 4
 TIMEOUT_SECONDS = 10.0
@@ -103,30 +97,3 @@ def retried_for(answer: Answer | None) -> str | None:
     if status == 409:
         return "conflict"
     return "error" if status >= 500 else None
-
-
-@asynccontextmanager
-async def provider_errors() -> AsyncIterator[None]:
-    """The SDK's errors as ours. Declines and refusals pass: their callers know what they mean."""
-    try:
-        yield
-    except stripe.RateLimitError as error:
-        raise PaymentProviderUnavailable(
-            "the payment provider takes no more requests for now", _retry_after(error)
-        ) from error
-    except stripe.IdempotencyError as error:
-        log.error("stripe_key_used_for_another_request", error=str(error))
-        raise PaymentProviderUnavailable(
-            "the payment provider knows another request under this one's key"
-        ) from error
-    except (stripe.APIConnectionError, stripe.APIError) as error:
-        log.warning("stripe_unavailable", status=error.http_status, error=str(error))
-        raise PaymentProviderUnavailable("the payment provider cannot be reached", 5) from error
-    except (stripe.AuthenticationError, stripe.PermissionError) as error:
-        log.error("stripe_refuses_our_key", error=type(error).__name__)
-        raise PaymentProviderUnavailable("the payment provider refuses our key") from error
-
-
-def _retry_after(error: stripe.StripeError) -> int:
-    header = str((error.headers or {}).get("Retry-After", ""))
-    return int(header) if header.isdigit() else 5

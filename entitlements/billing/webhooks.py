@@ -4,9 +4,8 @@ What is applied is never the event but the object's present state, fetched then:
 come late, twice and in any order.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from functools import partial
 from typing import Annotated, Any
 
 import msgspec
@@ -167,15 +166,12 @@ class Webhooks:
     async def work(self, limit: int = 200) -> int:
         """Apply what is due: one fetch per customer, however many events. How many were done."""
         events = await self._take(limit)
-        of_catalog = [e for e in events if e.type.startswith(OF_THE_CATALOG)]
-        by_customer: dict[str | None, list[WebhookEventRow]] = {}
+        by_subject: dict[tuple[bool, str | None], list[WebhookEventRow]] = {}
         for event in events:
-            if event not in of_catalog:
-                by_customer.setdefault(event.customer_provider_id, []).append(event)
-        for customer_provider_id, theirs in by_customer.items():
-            await self._apply(theirs, partial(self._follow, customer_provider_id))
-        if of_catalog:
-            await self._apply(of_catalog, self._compare)
+            subject = (event.type.startswith(OF_THE_CATALOG), event.customer_provider_id)
+            by_subject.setdefault(subject, []).append(event)
+        for (_, customer_provider_id), theirs in by_subject.items():
+            await self._apply(customer_provider_id, theirs)
         return len(events)
 
     async def _take(self, limit: int) -> Sequence[WebhookEventRow]:
@@ -217,12 +213,17 @@ class Webhooks:
                 log.warning("provider_drift", object=object_id, what=words)
         return {event.id: drift.get(event.object_id or "", NOT_OURS) for event in events}
 
-    async def _apply(self, events: Sequence[WebhookEventRow], do: "_Doing") -> None:
-        """Do what events ask for, then say how each ended."""
+    async def _apply(
+        self, customer_provider_id: str | None, events: Sequence[WebhookEventRow]
+    ) -> None:
+        """Do what events about one customer, or about the catalog, ask for; say how they ended."""
         said: Mapping[str, str] = {}
         fault: str | None = None
         try:
-            said = await do(events)
+            if events[0].type.startswith(OF_THE_CATALOG):
+                said = await self._compare(events)
+            else:
+                said = await self._follow(customer_provider_id, events)
         except ServiceError as refused:
             fault = f"{refused.code}: {refused.message}"
         except Exception as error:
@@ -256,9 +257,6 @@ class Webhooks:
         )
         async with self._database.read() as session:
             return (await session.scalars(query)).all()
-
-
-_Doing = Callable[[Sequence[WebhookEventRow]], Awaitable[Mapping[str, str]]]
 
 
 def _status(said: str | None) -> str:

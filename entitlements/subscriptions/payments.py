@@ -139,9 +139,12 @@ class ProviderCustomer(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     balance_minor: int  # negative: credit
     payment_method_id: str | None
+    name: str | None = None
+    email: str | None = None
     brand: str | None = None
     last4: str | None = None
     expires: str | None = None
+    deleted: bool = False  # there: nothing can be billed to it any more
 
 
 class OutcomeKind(StrEnum):
@@ -188,6 +191,15 @@ class PaymentProvider(Protocol):
 
         Raises `PaymentDeclined` where the card cannot be kept, `ValidationFailed` for an unknown
         test payment method.
+        """
+        ...
+
+    async def put_customer(
+        self, key: str, provider_id: str, *, name: str | None, email: str | None
+    ) -> None:
+        """Give the customer there our name and e-mail address; None leaves one alone.
+
+        Raises `Conflict` where the provider refuses.
         """
         ...
 
