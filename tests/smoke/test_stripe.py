@@ -238,3 +238,24 @@ async def test_a_cancellation_at_the_periods_end_ends_it_there(
     customer = await api.customer("acme")
     assert [held["status"] for held in customer["subscriptions"]] in ([], ["CANCELED"])
     assert len(customer["invoices"]["nodes"]) == 1
+
+
+async def test_a_change_at_the_periods_end_is_a_schedule_and_happens_at_the_renewal(
+    api: Api, services: Services, stripe_itself: Any
+) -> None:
+    await _on_starter(api)
+    await api.change("up", customerId="acme", planId="smoke-professional")
+    scheduled = await api.change(
+        "down",
+        customerId="acme",
+        planId="smoke-starter",
+        timing="PERIOD_END",
+        reason="the smoke test",
+    )
+    assert scheduled["change"]["status"] == "SCHEDULED", scheduled
+    assert (await _provider_subscription(stripe_itself, services)).schedule
+    await api.advance("2026-04-01T14:00:00Z")
+    customer = await api.customer("acme")
+    assert customer["subscriptions"][0]["plan"]["versionId"] == "smoke-starter@1"
+    renewal = customer["invoices"]["nodes"][0]
+    assert (renewal["status"], renewal["total"]["amountMinor"]) == ("paid", "2900")
