@@ -12,6 +12,7 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from entitlements.access.counting import UsageService
+from entitlements.access.overrides import OverrideService
 from entitlements.access.service import Access
 from entitlements.audit import ledger
 from entitlements.billing.provider import StripeProvider
@@ -77,6 +78,7 @@ class Services:
     deliveries: Deliveries
     access: Access
     usage: UsageService
+    overrides: OverrideService
     sandbox_clock: "SandboxClock"
 
     async def close(self) -> None:
@@ -304,6 +306,7 @@ async def build_services(settings: Settings, *, clock: SettableClock | None = No
         usage=usage,
         notices=Notices(database, service_clock, signer, sender),
         deliveries=Deliveries(database, signer, sender),
+        overrides=OverrideService(database, catalog.current, service_clock),
         sandbox_clock=sandbox_clock,
     )
 

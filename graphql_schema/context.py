@@ -12,7 +12,7 @@ from entitlements.services import Services
 from entitlements.subscriptions.customers import CustomerView
 from entitlements.subscriptions.service import Caller
 from entitlements.subscriptions.violations import Used
-from graphql_schema.permissions import PROVIDER_IDS, Principal
+from graphql_schema.permissions import OVERRIDES, PROVIDER_IDS, Principal
 
 
 class Context:
@@ -47,6 +47,10 @@ class Context:
     @property
     def may_see_provider_ids(self) -> bool:
         return self.principal.role in PROVIDER_IDS
+
+    @property
+    def may_see_overrides(self) -> bool:
+        return self.principal.role in OVERRIDES
 
     @cached_property
     def customers(self) -> DataLoader[str, CustomerView | None]:

@@ -112,6 +112,8 @@ RULES: Mapping[str, Rule] = {
     "Mutation.consume": Rule(_CUSTOMER_WRITERS, CustomerScope.USE),
     "Mutation.setLevel": Rule(_CUSTOMER_WRITERS, CustomerScope.USE),
     "Mutation.recordUsage": Rule(_CUSTOMER_WRITERS),
+    "Mutation.setOverride": Rule(_APPROVERS),
+    "Mutation.endOverride": Rule(_APPROVERS),
     "Mutation.proposeCatalog": Rule(frozenset({Role.PRICING, Role.ADMIN})),
     "Mutation.approveProposal": Rule(_AUDITORS),
     "Mutation.rejectProposal": Rule(_AUDITORS),
@@ -123,6 +125,12 @@ RULES: Mapping[str, Rule] = {
 
 DATED_CATALOG = _CATALOG
 """Who may see the catalog of another instant, and any version: others see what is sold now."""
+
+OVERRIDES = _CUSTOMER_READERS
+"""Who may see overrides as such, with their reasons: a customer sees what they grant."""
+
+OVERRIDE_DAYS_AT_MOST: Mapping[Role, int] = {Role.SUPPORT: 90}
+"""Within how many days an override of theirs has to end; who is not here sets one for good."""
 
 PROVIDER_IDS = _STAFF
 """Who may see ids at the payment provider."""

@@ -10,6 +10,7 @@ from strawberry.schema.config import StrawberryConfig
 from graphql_schema.errors import CodedErrors, OneOperation
 from graphql_schema.mutations.changes import ChangeMutations
 from graphql_schema.mutations.customers import CustomerMutations
+from graphql_schema.mutations.overrides import OverrideMutations
 from graphql_schema.mutations.proposals import ProposalMutations
 from graphql_schema.mutations.usage import UsageMutations
 from graphql_schema.mutations.webhooks import WebhookMutations
@@ -41,7 +42,12 @@ class Query(
 
 @strawberry.type(description="Changing. Each answers a union: what was done, or why not.")
 class Mutation(
-    CustomerMutations, ChangeMutations, UsageMutations, ProposalMutations, WebhookMutations
+    CustomerMutations,
+    ChangeMutations,
+    UsageMutations,
+    OverrideMutations,
+    ProposalMutations,
+    WebhookMutations,
 ):
     pass
 

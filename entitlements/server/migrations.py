@@ -15,6 +15,7 @@ import entitlements.access.tables
 import entitlements.audit.tables
 import entitlements.billing.tables
 import entitlements.catalog.tables
+import entitlements.grants.tables
 import entitlements.notices.tables
 import entitlements.server.tables
 import entitlements.subscriptions.tables

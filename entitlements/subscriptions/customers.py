@@ -133,7 +133,7 @@ class CustomerService:
     # ── reading ──────────────────────────────────────────────────────────────
 
     async def views(self, customer_ids: Sequence[str]) -> list[CustomerView | None]:
-        """Customers with what they hold by now, in the order asked for, in four statements."""
+        """Customers with what they hold by now, in the order asked for, in five statements."""
         async with self._database.read() as session:
             rows = (
                 await session.scalars(select(CustomerRow).where(CustomerRow.id.in_(customer_ids)))

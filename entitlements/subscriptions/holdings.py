@@ -46,7 +46,7 @@ def _holding(catalog: Catalog, subscription: Subscription, at: datetime) -> Hold
 def grants_of(catalog: Catalog, state: CustomerState, at: datetime) -> Grants:
     """Everything a customer may do at an instant, and until when at most that holds."""
     then = in_effect(catalog, state, at)
-    grants = resolve(catalog, holdings_of(catalog, then, at), (), at)
+    grants = resolve(catalog, holdings_of(catalog, then, at), state.overrides, at)
     ends = [end for end in (grants.holds_until, next_due_at(then)) if end is not None]
     return msgspec.structs.replace(grants, holds_until=min(ends, default=None))
 

@@ -9,6 +9,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from entitlements.audit import ledger
 from entitlements.audit.ledger import Actor
+from entitlements.catalog.model import EntitlementValue, GrantMode
+from entitlements.grants.overrides import Override
+from entitlements.grants.tables import OverrideRow
 from entitlements.kernel.clock import wall_now
 from entitlements.kernel.errors import Conflict, NotFound
 from entitlements.kernel.ids import new_id
@@ -108,7 +111,7 @@ async def tell_change_applied(
 async def load_states(
     session: AsyncSession, customers: Iterable[CustomerRow]
 ) -> dict[str, CustomerState]:
-    """The states of some customers, in three statements at most however many they are."""
+    """The states of some customers, in four statements at most however many they are."""
     rows = {row.id: row for row in customers}
     subscriptions = (
         await session.scalars(
@@ -130,6 +133,11 @@ async def load_states(
         queue = tuple(queues.get(subscription.id, ()))
         state = _subscription(subscription, tuple(items[subscription.id]), queue)
         held[subscription.customer_id].append(state)
+    overrides: dict[str, list[Override]] = {customer_id: [] for customer_id in rows}
+    for override in await session.scalars(
+        select(OverrideRow).where(OverrideRow.customer_id.in_(rows)).order_by(OverrideRow.id)
+    ):
+        overrides[override.customer_id].append(override_of(override))
     return {
         row.id: CustomerState(
             id=row.id,
@@ -139,6 +147,7 @@ async def load_states(
             provider_id=row.provider_id,
             has_payment_method=bool(row.payment_method_id or row.sandbox_payment_method),
             credit_balance_minor=row.credit_balance_minor,
+            overrides=tuple(overrides[row.id]),
         )
         for row in rows.values()
     }
@@ -182,6 +191,19 @@ async def _queues(
             )
             found.setdefault(row.subscription_id, []).append(entry)
     return found
+
+
+def override_of(row: OverrideRow) -> Override:
+    return Override(
+        id=row.id,
+        feature_id=row.feature_id,
+        mode=GrantMode(row.mode),
+        value=msgspec.convert(row.value, EntitlementValue),
+        reason=row.reason,
+        created_by=row.created_by,
+        created_at=row.created_at,
+        ends_at=row.ends_at,
+    )
 
 
 def _item(row: SubscriptionItemRow) -> Item:

@@ -7,6 +7,7 @@ from enum import StrEnum
 import msgspec
 
 from entitlements.catalog.model import AnyPackage, Catalog, Plan, Policy
+from entitlements.grants.overrides import Override
 from entitlements.kernel.period import Interval, Period
 from entitlements.pricing.selection import parts_of
 from entitlements.subscriptions.invoice_line import Line
@@ -119,6 +120,7 @@ class CustomerState(msgspec.Struct, frozen=True, kw_only=True):
     provider_id: str | None = None
     has_payment_method: bool = False
     credit_balance_minor: int = 0
+    overrides: tuple[Override, ...] = ()  # some may be over
 
     def live(self, product_id: str) -> Subscription | None:
         return next((s for s in self.subscriptions if s.live and s.product_id == product_id), None)

@@ -61,7 +61,7 @@ class CustomerMutations:
             currency=input.currency,
             sandbox_payment_method=input.sandbox_payment_method,
         )
-        return await _payload(info, input.id)
+        return await customer_payload(info, input.id)
 
     @strawberry.mutation(extensions=[Guarded()], description="Change name or e-mail address.")
     async def update_customer(
@@ -73,7 +73,7 @@ class CustomerMutations:
     ) -> CustomerResult:
         caller = info.context.caller
         await info.context.services.customers.update_customer(caller, id, name=name, email=email)
-        return await _payload(info, id)
+        return await customer_payload(info, id)
 
     @strawberry.mutation(
         extensions=[Guarded()], description="A token that a front end may carry for a customer."
@@ -110,10 +110,11 @@ class CustomerMutations:
     )
     async def revoke_customer_tokens(self, info: Info, customer_id: CustomerId) -> CustomerResult:
         await info.context.services.customers.revoke_tokens(info.context.caller, customer_id)
-        return await _payload(info, customer_id)
+        return await customer_payload(info, customer_id)
 
 
-async def _payload(info: Info, customer_id: str) -> CustomerPayload:
+async def customer_payload(info: Info, customer_id: str) -> CustomerPayload:
+    """The customer as they are after what was just done."""
     info.context.changed()
     view = await info.context.customers.load(customer_id)
     assert view is not None

@@ -39,6 +39,7 @@ from graphql_schema.types.changes import (
 )
 from graphql_schema.types.enums import describe_enum
 from graphql_schema.types.money import Money, Period, money, period_type
+from graphql_schema.types.overrides import Override, override_types
 from graphql_schema.types.pages import After, First, PageInfo, page
 from graphql_schema.types.scalars import BigInt
 
@@ -255,6 +256,16 @@ class Customer:
             if grants.of(feature.id).value is not None
         ]
 
+    @strawberry.field(
+        description="What staff granted or took by hand and is in force, newest first. Empty for "
+        "a customer token, which sees what they grant among `entitlements`."
+    )
+    async def overrides(self, info: Info) -> list[Override]:
+        if not info.context.may_see_overrides:
+            return []
+        catalog = await info.context.catalog()
+        return override_types(catalog, self.view.state.overrides, info.context.now)
+
     @strawberry.field(description="Changes, newest first.")
     async def changes(self, info: Info, first: First = 50, after: After = None) -> ChangeConnection:
         customers = info.context.services.customers
@@ -308,6 +319,12 @@ class CustomerConnection:
 
 @strawberry.type(description="The customer as they are now.")
 class CustomerPayload:
+    customer: Customer = strawberry.field(description="The customer.")
+
+
+@strawberry.type(description="The override, and the customer as they are now.")
+class OverridePayload:
+    override: Override = strawberry.field(description="The override.")
     customer: Customer = strawberry.field(description="The customer.")
 
 
