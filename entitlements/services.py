@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from entitlements.access.counting import UsageService
 from entitlements.access.overrides import OverrideService
 from entitlements.access.service import Access
+from entitlements.access.snapshots import Snapshots
 from entitlements.audit import ledger
 from entitlements.billing.provider import StripeProvider
 from entitlements.billing.webhooks import Webhooks
@@ -78,6 +79,7 @@ class Services:
     deliveries: Deliveries
     access: Access
     usage: UsageService
+    snapshots: Snapshots
     overrides: OverrideService
     sandbox_clock: "SandboxClock"
 
@@ -277,6 +279,9 @@ async def build_services(settings: Settings, *, clock: SettableClock | None = No
     )
     sandbox_clock.connect(payments, sync, due, alignment)
     sender = Sender(sandbox=settings.sandbox)
+    snapshots = Snapshots(
+        database, catalog, service_clock, feed, at_most=settings.snapshots_at_most
+    )
     feed.start()
     return Services(
         settings=settings,
@@ -302,10 +307,11 @@ async def build_services(settings: Settings, *, clock: SettableClock | None = No
             settings.stripe_webhook_secret.get_secret_value(),
             livemode=not settings.sandbox and "_live_" in api_key,
         ),
-        access=Access(catalog.current, service_clock, customers, usage.used),
         usage=usage,
         notices=Notices(database, service_clock, signer, sender),
         deliveries=Deliveries(database, signer, sender),
+        access=Access(catalog.current, service_clock, snapshots, usage.used),
+        snapshots=snapshots,
         overrides=OverrideService(database, catalog.current, service_clock),
         sandbox_clock=sandbox_clock,
     )

@@ -41,6 +41,10 @@ class Settings(BaseSettings):
         default=(), description="Comma-separated origins that return URLs may have"
     )
 
+    snapshots_at_most: int = Field(
+        default=10_000, ge=1, description="Of how many customers a process remembers the grants"
+    )
+
     @field_validator("signing_keys", "return_origins", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:

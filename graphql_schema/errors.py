@@ -12,8 +12,10 @@ from entitlements.kernel.errors import (
     NotFound,
     ServiceError,
     Unauthenticated,
+    Unavailable,
     ValidationFailed,
 )
+from entitlements.storage.engine import is_unreachable
 
 log = structlog.get_logger()
 
@@ -65,6 +67,9 @@ def coded(error: GraphQLError, request_id: str | None) -> GraphQLError:
         return _as(error, original.message, extensions)
     if original is None or isinstance(original, GraphQLError):
         return _as(error, error.message, {"code": BAD_USER_INPUT, **(error.extensions or {})})
+    if is_unreachable(original):
+        log.error("database_unreachable", path=error.path, error=type(original).__name__)
+        return _as(error, "the database cannot be reached: try again", {"code": Unavailable.code})
     log.error("internal_error", path=error.path, exc_info=original)
     extensions = {"code": INTERNAL, "requestId": request_id}
     return _as(error, "something went wrong on our side", extensions)

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import hypothesis
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -28,6 +28,7 @@ from entitlements.server.migrations import migrate
 from entitlements.services import Services, opened_services
 from entitlements.settings import Settings, load_settings
 from entitlements.storage.engine import create_engine
+from entitlements.subscriptions.tables import CustomerRow
 from tests.api import Api
 from tests.events import WEBHOOK_SECRET, events_of
 from tests.postgres import NO_POSTGRESQL, postgresql
@@ -149,6 +150,21 @@ async def services(settings: Settings) -> AsyncIterator[Services]:
     """The service, its clock standing at START until a test moves it."""
     async with opened_services(settings, clock=SettableClock(START)) as opened:
         yield opened
+        await no_snapshot_is_old(opened)
+
+
+async def no_snapshot_is_old(services: Services) -> None:
+    """Whatever a test did to a customer: what is remembered of them is not from before it."""
+    for _ in range(100):
+        async with services.database.read() as session:
+            stored = dict(
+                (await session.execute(select(CustomerRow.id, CustomerRow.revision))).all()
+            )
+        kept = services.snapshots.revisions()
+        if all(stored[id] == revision for id, revision in kept.items()):
+            return
+        await asyncio.sleep(0.02)  # written past the ORM: the database itself says so
+    raise AssertionError(f"remembered {kept}, stored {stored}")
 
 
 @pytest.fixture

@@ -1,18 +1,17 @@
-"""May they do it now: what a customer's grants say, and the answer to one check."""
+"""May they do it now: the answers to some checks, from what is known of a customer."""
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 
 import msgspec
 
+from entitlements.access.snapshots import Known, Snapshot, Snapshots
 from entitlements.access.usage import NOT_USED
 from entitlements.catalog.model import Catalog, Feature, FeatureKind
 from entitlements.grants.decide import Decision, decide
-from entitlements.grants.merge import Grants
 from entitlements.kernel.clock import Clock
-from entitlements.kernel.errors import Conflict
-from entitlements.subscriptions.customers import CustomerService
-from entitlements.subscriptions.holdings import grants_of
+from entitlements.kernel.errors import Unavailable
+from entitlements.storage.engine import is_unreachable
 from entitlements.subscriptions.state import CustomerState
 from entitlements.subscriptions.violations import Used
 
@@ -28,7 +27,10 @@ class Check(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """`resets_at` is when the window of a METERED feature ends; None: it never does."""
+    """`resets_at` is when the window of a METERED feature ends; None: it never does.
+
+    `unsure_since`: the database could not be asked, and this is what was known then.
+    """
 
     check: Check
     decision: Decision
@@ -36,6 +38,7 @@ class Answer(msgspec.Struct, frozen=True):
     revision: int
     catalog: Catalog
     resets_at: datetime | None = None
+    unsure_since: datetime | None = None
 
 
 UsedOf = Callable[
@@ -50,67 +53,71 @@ class Access:
         self,
         catalog: Callable[[], Awaitable[Catalog]],
         clock: Clock,
-        customers: CustomerService,
+        snapshots: Snapshots,
         used: UsedOf,
     ) -> None:
         self._catalog = catalog
         self._clock = clock
-        self._customers = customers
+        self._snapshots = snapshots
         self._used = used
 
     async def check(
         self, customer_id: str, checks: Sequence[Check], *, min_revision: int | None = None
     ) -> list[Answer]:
-        """Answer some checks for one customer, all at one revision.
+        """Answer some checks for one customer, all at one revision, from memory if it is there.
 
-        Raises `Conflict` `REVISION_NOT_REACHED` rather than answer by an older revision than
-        `min_revision`, and `ValidationFailed` for a check that makes no sense.
+        Counters of METERED features are read from the database at each check. Raises `Conflict`
+        `REVISION_NOT_REACHED` rather than answer by an older revision than `min_revision`, after
+        having waited for it a moment, `Unavailable` where the database is needed and cannot be
+        reached, and `ValidationFailed` for a check that makes no sense.
         """
-        catalog = await self._catalog()
-        [view] = await self._customers.views([customer_id])
-        revision = view.state.revision if view else 0
-        if min_revision is not None and view is not None and revision < min_revision:
-            raise Conflict(
-                f"revision {min_revision} is not reached: {revision} is the latest",
-                code="REVISION_NOT_REACHED",
-            )
-        if view is None:
-            return await self.unknown(checks)
-        now = self._clock.now()
-        grants = grants_of(catalog, view.state, now)
-        used = await self._usage_of(catalog, view.state, checks, now)
-        return [self._answer(catalog, grants, check, revision, used) for check in checks]
+        known = await self._snapshots.get(customer_id, min_revision=min_revision or 0)
+        used = await self._usage_of(known, checks)
+        return [_answer(known, check, used.get(check.feature_id, NOT_USED)) for check in checks]
 
-    async def _usage_of(
-        self, catalog: Catalog, state: CustomerState, checks: Sequence[Check], at: datetime
-    ) -> Mapping[str, Used]:
+    async def _usage_of(self, known: Known, checks: Sequence[Check]) -> Mapping[str, Used]:
         """The counters of the METERED features asked about; none asked, nothing read."""
+        state, catalog = known.snapshot.state, known.catalog
         asked = {check.feature_id: catalog.features.get(check.feature_id) for check in checks}
         metered = [f for f in asked.values() if f is not None and f.kind is FeatureKind.METERED]
-        if not metered:
+        if state is None or not metered:
             return {}
-        return (await self._used(catalog, [state], metered, at))[state.id]
+        try:
+            return (await self._used(catalog, [state], metered, self._clock.now()))[state.id]
+        except Exception as error:
+            if not is_unreachable(error):
+                raise
+            raise Unavailable("the counters cannot be read: try again") from error
 
     async def unknown(self, checks: Sequence[Check]) -> list[Answer]:
         """The answers for a customer that is not there, as far as the one who asks is concerned."""
         catalog = await self._catalog()
-        return [self._answer(catalog, None, check, 0, {}) for check in checks]
-
-    def _answer(
-        self,
-        catalog: Catalog,
-        grants: Grants | None,
-        check: Check,
-        revision: int,
-        usage: Mapping[str, Used],
-    ) -> Answer:
-        feature = catalog.features.get(check.feature_id)
-        used = usage.get(check.feature_id, NOT_USED)
-        decision = decide(
-            grants,
-            feature,
-            quantity=check.quantity,
-            at_least=check.at_least,
-            used=used.quantity,
+        nobody = Snapshot(
+            state=None,
+            token_generation=0,
+            grants=None,
+            catalog_revision=catalog.revision,
+            holds_until=None,
+            read_at=0,
         )
-        return Answer(check, decision, feature, revision, catalog, used.resets_at)
+        return [_answer(Known(nobody, catalog), check, NOT_USED) for check in checks]
+
+
+def _answer(known: Known, check: Check, used: Used) -> Answer:
+    feature = known.catalog.features.get(check.feature_id)
+    decision = decide(
+        known.snapshot.grants,
+        feature,
+        quantity=check.quantity,
+        at_least=check.at_least,
+        used=used.quantity,
+    )
+    return Answer(
+        check=check,
+        decision=decision,
+        feature=feature,
+        revision=known.snapshot.revision,
+        catalog=known.catalog,
+        resets_at=used.resets_at,
+        unsure_since=known.unsure_since,
+    )

@@ -73,6 +73,10 @@ class CatalogService:
             await self._refresh()
         return await self.revision(self._revision_at(at))
 
+    def remembered(self, at: datetime) -> Catalog | None:
+        """What is sold at an instant as far as it was last known, without reading."""
+        return self._loaded.get(self._revision_at(at))
+
     async def latest(self) -> Catalog:
         """The latest approved revision, in effect or not yet: what a proposal changes."""
         await self._refresh()

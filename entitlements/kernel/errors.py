@@ -9,6 +9,7 @@ ServiceError                      code, message
 ├── PaymentDeclined               decline_code
 ├── PaymentProviderUnavailable    retry_after_seconds
 ├── TrialNotAvailable
+├── Unavailable                   the database cannot be reached now
 ├── Unauthenticated               no principal
 └── Forbidden                     the principal's role may not
 """
@@ -102,6 +103,10 @@ class PaymentProviderUnavailable(ServiceError):
 
 class TrialNotAvailable(ServiceError):
     code = "TRIAL_NOT_AVAILABLE"
+
+
+class Unavailable(ServiceError):
+    code = "UNAVAILABLE"
 
 
 class Unauthenticated(ServiceError):

@@ -13,6 +13,7 @@ from cross_web import AsyncHTTPRequestAdapter, HTTPException
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.applications import Starlette
+from starlette.datastructures import State
 from starlette.exceptions import HTTPException as RouteError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -24,9 +25,9 @@ from strawberry.http import GraphQLHTTPResponse, GraphQLRequestData
 from strawberry.types import ExecutionResult
 
 from entitlements.billing.webhooks import InvalidWebhook
-from entitlements.kernel.errors import Unauthenticated
+from entitlements.kernel.errors import Unauthenticated, Unavailable
 from entitlements.kernel.ids import new_id
-from entitlements.server.authentication import authenticate
+from entitlements.server.authentication import Authenticator
 from entitlements.server.logging import configure_logging
 from entitlements.server.migrations import is_at_head
 from entitlements.services import Services, opened_services
@@ -280,14 +281,26 @@ async def _graphql(request: Request) -> Response:
     media_type = _media_type(request.headers.get("accept", ""))
     try:
         bearer = request.headers.get("authorization")
-        request.state.principal = await authenticate(request.app.state.services, bearer)
+        identity = await _authenticator(request.app.state).authenticate(bearer)
     except Unauthenticated as error:
         realm = {"WWW-Authenticate": "Bearer"}
         return _error(401, error.code, error.message, realm, media_type=media_type)
+    except Unavailable as error:
+        later = {"Retry-After": "1"}
+        return _error(503, error.code, error.message, later, media_type=media_type)
+    request.state.principal = identity.principal
     try:
         return await _view.run(request)
     except HTTPException as error:
         return _error(error.status_code, BAD_USER_INPUT, error.reason, media_type=media_type)
+
+
+def _authenticator(state: State) -> Authenticator:
+    """The application's one, made at its first request."""
+    if not hasattr(state, "authenticator"):
+        state.authenticator = Authenticator(state.services)
+    found: Authenticator = state.authenticator
+    return found
 
 
 def _error(

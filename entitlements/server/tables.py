@@ -5,6 +5,7 @@ from datetime import datetime
 from sqlalchemy import String
 from sqlalchemy.orm import Mapped, mapped_column
 
+from entitlements.storage.announcing import announce_changes
 from entitlements.storage.base import Base, Id, Instant
 
 
@@ -19,3 +20,7 @@ class ApiKeyRow(Base):
     created_by: Mapped[str] = mapped_column(String(500))
     expires_at: Mapped[datetime | None] = mapped_column(Instant)
     revoked_at: Mapped[datetime | None] = mapped_column(Instant)
+
+
+KEY_CHANNEL = "key"
+announce_changes(ApiKeyRow, "revoked_at", KEY_CHANNEL, lambda row: str(row.id))

@@ -3,15 +3,31 @@
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection, event, exc
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from entitlements.kernel.errors import ValidationFailed
 
 SQLITE_BUSY_TIMEOUT_MS = 10_000
+_NOT_NOW = ("08", "53", "57P", "SQLITE_BUSY", "SQLITE_CANTOPEN", "SQLITE_IOERR")
+"""SQLSTATE classes (connection, resources, shutdown), and SQLite's names for the like."""
+
 WRITE = {"sqlite_begin": "IMMEDIATE"}
 """Execution options of a transaction that writes: takes SQLite's one write lock at its start."""
+
+
+def is_unreachable(error: BaseException | None) -> bool:
+    """Whether an error says that the database cannot be asked now."""
+    if isinstance(error, exc.DBAPIError):
+        cause = error.orig
+        said = getattr(cause, "sqlstate", None) or getattr(cause, "sqlite_errorname", None)
+        return (
+            error.connection_invalidated
+            or isinstance(cause, OSError)
+            or (said or "").startswith(_NOT_NOW)
+        )
+    return isinstance(error, OSError | exc.TimeoutError)  # TimeoutError is an OSError
 
 
 def _dumps(value: Any) -> str:

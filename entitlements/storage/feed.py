@@ -43,23 +43,35 @@ Refresh = Callable[[frozenset[str] | None], Awaitable[None]]
 connection, at each poll, and for any commit of another process on SQLite. It has to see to it that
 nothing older than its call is remembered afterwards; if it raises, it is called again."""
 
+Drop = Callable[[str], None]
+"""Called at once with each key that changed, instead of `Refresh`; it has nothing to wait for."""
+
 
 class ChangeFeed:
-    """One process's. `subscribe` before `start`; a feed that is not running is never fresh."""
+    """One process's. A feed that is not running is never fresh."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._refreshes: dict[str, Refresh] = {}
+        self._drops: dict[str, Drop] = {}
         self._pending: dict[str, set[str]] = {}
         self._refreshed_at: dict[str, float] = {}
         self._wake = asyncio.Event()
         self._closing = self._down = False
         self._look_at = 0.0
         self._task: asyncio.Task[None] | None = None
+        database.committed.append(self._changed)
 
-    def subscribe(self, channel: str, refresh: Refresh) -> None:
-        """One for each channel, which is a word without a colon."""
+    def subscribe(self, channel: str, refresh: Refresh, *, drop: Drop | None = None) -> None:
+        """One for each channel, which is a word without a colon.
+
+        With a `drop` keys are told to that one, before `Database.write` returns where it was the
+        own process that wrote a row which is announced by itself.
+        """
         self._refreshes[channel] = refresh
+        if drop is not None:
+            self._drops[channel] = drop
+        self._look_now()
 
     async def announce(self, session: AsyncSession, channel: str, key: str) -> None:
         """Tell every process, if and when the session's transaction is committed.
@@ -166,8 +178,12 @@ class ChangeFeed:
             self._refreshed_at[channel] = started_at
 
     def _changed(self, channel: str, key: str) -> None:
-        self._pending.setdefault(channel, set()).add(key)
-        self._wake.set()
+        drop = self._drops.get(channel)
+        if drop is not None:
+            drop(key)
+        elif channel in self._refreshes:
+            self._pending.setdefault(channel, set()).add(key)
+            self._wake.set()
 
     def _look_now(self) -> None:
         self._look_at = 0.0

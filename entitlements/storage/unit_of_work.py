@@ -2,11 +2,12 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
+from entitlements.storage.announcing import announced
 from entitlements.storage.engine import WRITE
 
 
@@ -16,18 +17,25 @@ class Database:
     def __init__(self, engine: AsyncEngine) -> None:
         self.engine = engine
         self._writing = engine.execution_options(**WRITE)
+        self.committed: list[Callable[[str, str], None]] = []
         # SQLite has one writer: within a process its turn is a queue, not a race of time-outs.
         self._turn = contextlib.nullcontext() if self.is_postgresql else asyncio.Lock()
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncSession]:
-        """A transaction that is committed at the end of the block, or rolled back by an error."""
+        """A transaction that is committed at the end of the block, or rolled back by an error.
+
+        Whoever is in `committed` is told then, before the caller goes on, what is announced.
+        """
         async with (
             self._turn,
             AsyncSession(self._writing, expire_on_commit=False) as session,
-            session.begin(),
         ):
-            yield session
+            async with session.begin():
+                yield session
+            for channel, key in announced(session):
+                for told in self.committed:
+                    told(channel, key)
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncSession]:

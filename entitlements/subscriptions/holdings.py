@@ -51,6 +51,22 @@ def grants_of(catalog: Catalog, state: CustomerState, at: datetime) -> Grants:
     return msgspec.structs.replace(grants, holds_until=min(ends, default=None))
 
 
+def next_boundary(catalog: Catalog, state: CustomerState, at: datetime) -> datetime | None:
+    """Until when, at the latest, `grants_of` answers what it answers now; None: for good.
+
+    What waits for the end of a period takes effect at that end, so each end is a boundary.
+    """
+    instants: list[datetime | None] = []
+    for held in state.subscriptions:
+        if held.live:
+            policy = catalog.products[held.product_id].policy
+            instants += (held.period.end, held.trial_ends_at, held.cancel_at)
+            instants.append(held.grace_ends_at(policy))
+    for override in state.overrides:
+        instants += (override.created_at, override.ends_at)
+    return min((instant for instant in instants if instant and instant > at), default=None)
+
+
 class EntitlementChange(msgspec.Struct, frozen=True):
     """What a change does to one feature; None where nothing was, or will be, granted of it."""
 

@@ -14,6 +14,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
+from entitlements.storage.announcing import announce_changes
 from entitlements.storage.base import Base, CustomerKey, Id, Instant, Json, Key
 
 
@@ -37,6 +38,22 @@ class CustomerRow(Base):
     card_last4: Mapped[str | None] = mapped_column(String(4))
     card_expires: Mapped[str | None] = mapped_column(String(7))
     credit_balance_minor: Mapped[int] = mapped_column(BigInteger, default=0)  # positive: credit
+
+
+CUSTOMER_CHANNEL = "customer"
+
+
+def announced_revision(key: str) -> tuple[int, str]:
+    """Of a key of the channel the revision, and whose it is.
+
+    >>> announced_revision("17:acme:eu")
+    (17, 'acme:eu')
+    """
+    revision, _, customer_id = key.partition(":")
+    return int(revision), customer_id
+
+
+announce_changes(CustomerRow, "revision", CUSTOMER_CHANNEL, lambda row: f"{row.revision}:{row.id}")
 
 
 class SubscriptionRow(Base):

@@ -21,7 +21,10 @@ CustomerId = Annotated[
 ]
 MinRevision = Annotated[
     BigInt | None,
-    strawberry.argument(description="Refuse rather than answer by an older revision."),
+    strawberry.argument(
+        description="Wait up to 2 seconds for this revision, then refuse (REVISION_NOT_REACHED) "
+        "rather than answer by an older one."
+    ),
 ]
 
 ONE = BigInt(1)

@@ -143,6 +143,10 @@ class AccessDecision:
     warning: int | None = strawberry.field(description="The highest warnAtPercent reached.")
     revision: BigInt = strawberry.field(description="The customer's revision answered from.")
     sources: list[GrantSource] = strawberry.field(description="Everything that grants the feature.")
+    unsure_since: datetime | None = strawberry.field(
+        description="Null: this is so now. Else the database cannot be reached, and this is what "
+        "was known at that instant."
+    )
 
     @classmethod
     def of(cls, answer: Answer) -> Self:
@@ -159,6 +163,7 @@ class AccessDecision:
             warning=decision.warning,
             revision=BigInt(answer.revision),
             sources=_source_types(answer.catalog, decision.sources),
+            unsure_since=answer.unsure_since,
         )
 
 

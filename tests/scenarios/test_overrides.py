@@ -9,6 +9,8 @@ from entitlements.server import keys
 from entitlements.services import Services
 from tests.api import Api
 
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
 SET = """mutation ($input: SetOverrideInput!) { setOverride(input: $input) { __typename
   ... on OverridePayload { override { id feature { id } mode reason createdBy createdAt endsAt
       value { enabled limit unlimited number choice } }
@@ -90,6 +92,7 @@ async def test_a_replacement_revokes_until_it_is_ended(api: Api) -> None:
     assert len(await api.audit(action="override.ended")) == 1
 
 
+@on_sqlite
 @pytest.mark.usefixtures("acme")
 async def test_what_is_added_by_hand_counts_on_top_of_every_plan(api: Api) -> None:
     await override(api, "api-calls", "ADD", value={"limit": 500})
@@ -117,6 +120,7 @@ MISTAKES = [
 ]
 
 
+@on_sqlite
 @pytest.mark.usefixtures("acme")
 async def test_every_mistake_is_named_and_changes_nothing(api: Api) -> None:
     before = await api.customer("acme")
@@ -131,6 +135,7 @@ async def test_every_mistake_is_named_and_changes_nothing(api: Api) -> None:
     assert await api.customer("acme") == before
 
 
+@on_sqlite
 @pytest.mark.usefixtures("acme")
 async def test_support_is_bound_to_ninety_days_and_others_may_not_at_all(
     api: Api, services: Services
@@ -158,6 +163,7 @@ async def test_support_is_bound_to_ninety_days_and_others_may_not_at_all(
     assert (await own.ask(seen))["customer"]["overrides"] == []
 
 
+@on_sqlite
 @pytest.mark.usefixtures("acme")
 async def test_a_customer_has_so_many_in_force_and_those_that_are_over_are_swept(
     api: Api, monkeypatch: pytest.MonkeyPatch
