@@ -15,6 +15,7 @@ from entitlements.access.counting import UsageService
 from entitlements.access.overrides import OverrideService
 from entitlements.access.service import Access
 from entitlements.access.snapshots import Snapshots
+from entitlements.access.streams import Streams
 from entitlements.audit import ledger
 from entitlements.billing.provider import StripeProvider
 from entitlements.billing.webhooks import Webhooks
@@ -80,11 +81,13 @@ class Services:
     access: Access
     usage: UsageService
     snapshots: Snapshots
+    streams: Streams
     overrides: OverrideService
     sandbox_clock: "SandboxClock"
 
     async def close(self) -> None:
         await self.deliveries.close()
+        self.streams.close()
         await self.feed.close()
         await self.payments.close()
         await self.database.close()
@@ -312,6 +315,7 @@ async def build_services(settings: Settings, *, clock: SettableClock | None = No
         deliveries=Deliveries(database, signer, sender),
         access=Access(catalog.current, service_clock, snapshots, usage.used),
         snapshots=snapshots,
+        streams=Streams(snapshots, service_clock),
         overrides=OverrideService(database, catalog.current, service_clock),
         sandbox_clock=sandbox_clock,
     )

@@ -7,6 +7,7 @@ from functools import cached_property
 from strawberry.dataloader import DataLoader
 from strawberry.types import Info as StrawberryInfo
 
+from entitlements.access.streams import StillGood
 from entitlements.catalog.model import Catalog
 from entitlements.services import Services
 from entitlements.subscriptions.customers import CustomerView
@@ -15,14 +16,33 @@ from entitlements.subscriptions.violations import Used
 from graphql_schema.permissions import OVERRIDES, PROVIDER_IDS, Principal
 
 
-class Context:
-    """One request's. `now` and `catalog` are fixed for it, so that all its fields agree."""
+async def _for_good() -> float | None:
+    return None
 
-    def __init__(self, services: Services, principal: Principal, request_id: str | None) -> None:
+
+class Context:
+    """One request's. `now` and `catalog` are fixed for it, so that all its fields agree.
+
+    `still_good` is for what lasts: it asks whether the principal still is one.
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        principal: Principal,
+        request_id: str | None,
+        *,
+        still_good: StillGood = _for_good,
+    ) -> None:
         self.services = services
         self.principal = principal
         self.request_id = request_id
+        self.still_good = still_good
         self._catalog: Catalog | None = None
+
+    def renewed(self) -> "Context":
+        """For another operation of the same connection."""
+        return Context(self.services, self.principal, self.request_id, still_good=self.still_good)
 
     @cached_property
     def now(self) -> datetime:

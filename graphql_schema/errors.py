@@ -28,9 +28,15 @@ class CodedErrors(SchemaExtension):
 
     def on_operation(self) -> Iterator[None]:
         yield
-        result = self.execution_context.result
+        self._code(self.execution_context.result)
+
+    def on_stream_result(self, result: Any) -> Iterator[None]:
+        self._code(result)
+        yield
+
+    def _code(self, result: Any) -> None:
         errors = getattr(result, "errors", None)
-        if result is not None and errors:
+        if errors:
             context = self.execution_context.context
             result.errors = [coded(error, getattr(context, "request_id", None)) for error in errors]
 

@@ -96,6 +96,7 @@ RULES: Mapping[str, Rule] = {
     "Query.sandboxClock": Rule(_EVERYBODY, CustomerScope.READ),
     "Query.webhookEndpoints": Rule(_CUSTOMER_READERS),
     "Query.webhookDeliveries": Rule(_CUSTOMER_READERS),
+    "SubscriptionRoot.entitlementsChanged": Rule(_CUSTOMER_READERS, CustomerScope.READ),
     "Mutation.createCustomer": Rule(_CUSTOMER_WRITERS),
     "Mutation.updateCustomer": Rule(_CUSTOMER_WRITERS),
     "Mutation.createCustomerToken": Rule(_CUSTOMER_WRITERS),

@@ -3,6 +3,8 @@
 `python -m graphql_schema.schema` prints it; `schema.graphql` is its checked-in form.
 """
 
+from typing import Any
+
 import strawberry
 from graphql import Undefined
 from strawberry.schema.config import StrawberryConfig
@@ -21,6 +23,7 @@ from graphql_schema.queries.proposals import ProposalQueries
 from graphql_schema.queries.service import ServiceQueries
 from graphql_schema.queries.usage import UsageQueries
 from graphql_schema.queries.webhooks import WebhookQueries
+from graphql_schema.subscriptions.entitlements import SubscriptionRoot
 from graphql_schema.types.catalog import AddOn, Bundle, Plan
 from graphql_schema.types.changes import QUOTE_HANDLERS
 from graphql_schema.types.errors import HANDLERS
@@ -56,10 +59,23 @@ class _Schema(strawberry.Schema):
     def process_errors(self, errors: object, execution_context: object = None) -> None:
         """Nothing is logged here: `CodedErrors` logs what is unexpected, once."""
 
+    def stream(
+        self,
+        query: str | None,
+        variable_values: dict[str, Any] | None = None,
+        context_value: Any | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """Each operation has a context of its own: over a WebSocket several share a connection."""
+        context = context_value.renewed() if context_value is not None else None
+        return super().stream(query, variable_values, context, *args, **kwargs)
+
 
 schema = _Schema(
     query=Query,
     mutation=Mutation,
+    subscription=SubscriptionRoot,
     types=[Plan, AddOn, Bundle],
     extensions=[CodedErrors, OneOperation],
     exception_handlers=[*HANDLERS, *QUOTE_HANDLERS],

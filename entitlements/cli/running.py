@@ -14,6 +14,7 @@ from rich.console import Console
 from entitlements.cli.terminal import out, told
 from entitlements.sandbox.app import create_app as create_sandbox
 from entitlements.server import demo as demos
+from entitlements.server.app import BODY_BYTES_AT_MOST
 from entitlements.server.migrations import migrate as run_migrations
 from entitlements.services import opened_services
 from entitlements.settings import load_settings
@@ -80,6 +81,7 @@ def serve(
         access_log=False,
         lifespan="on",
         timeout_graceful_shutdown=30,
+        ws_max_size=BODY_BYTES_AT_MOST["/graphql"],
     )
 
 

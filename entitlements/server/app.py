@@ -4,11 +4,15 @@ import asyncio
 import contextlib
 import json
 import re
+import signal
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import timedelta
+from types import FrameType
 from typing import Any
 
 import structlog
+import uvicorn
 from cross_web import AsyncHTTPRequestAdapter, HTTPException
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sqlalchemy.exc import SQLAlchemyError
@@ -17,14 +21,19 @@ from starlette.datastructures import State
 from starlette.exceptions import HTTPException as RouteError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 from strawberry.asgi import GraphQL
+from strawberry.exceptions import ConnectionRejectionError
 from strawberry.http import GraphQLHTTPResponse, GraphQLRequestData
+from strawberry.subscriptions import GRAPHQL_SSE_PROTOCOL, GRAPHQL_TRANSPORT_WS_PROTOCOL
 from strawberry.types import ExecutionResult
+from strawberry.types.unset import UNSET, UnsetType
 
+from entitlements.access.streams import StillGood
 from entitlements.billing.webhooks import InvalidWebhook
+from entitlements.kernel.clock import wall_now
 from entitlements.kernel.errors import Unauthenticated, Unavailable
 from entitlements.kernel.ids import new_id
 from entitlements.server.authentication import Authenticator
@@ -35,7 +44,7 @@ from entitlements.settings import load_settings
 from entitlements.worker import work
 from graphql_schema.context import Context
 from graphql_schema.errors import BAD_USER_INPUT, INTERNAL
-from graphql_schema.permissions import Principal
+from graphql_schema.permissions import Principal, Role
 from graphql_schema.schema import schema
 
 log = structlog.get_logger()
@@ -61,6 +70,7 @@ def create_app(open_services: OpenServices, *, inbox_only: bool = True) -> Starl
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with open_services() as services:
             app.state.services = services
+            _when_told_to_stop(services.streams.close)
             stop = asyncio.Event()
             worker = asyncio.create_task(work(services, stop, inbox_only=inbox_only))
             try:
@@ -72,6 +82,7 @@ def create_app(open_services: OpenServices, *, inbox_only: bool = True) -> Starl
     app = Starlette(
         routes=[
             Route("/graphql", _graphql, methods=["POST"]),
+            WebSocketRoute("/graphql", _graphql_socket),
             Route("/webhooks/stripe", _webhook, methods=["POST"]),
             Route("/healthz", _healthz),
             Route("/readyz", _readyz),
@@ -83,6 +94,24 @@ def create_app(open_services: OpenServices, *, inbox_only: bool = True) -> Starl
     app.add_middleware(_BoundedBody)
     app.add_middleware(_RequestId)
     return app
+
+
+def _when_told_to_stop(act: Callable[[], None]) -> None:
+    """Act on the signal that stops uvicorn, before it waits for what is under way: a stream would
+    have it wait in vain."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before = signal.getsignal(number)
+        server = getattr(before, "__self__", None)
+        if callable(before) and isinstance(server, uvicorn.Server):
+
+            def stop(
+                number: int, frame: FrameType | None, before: Callable[..., object] = before
+            ) -> None:
+                loop.call_soon_threadsafe(act)
+                before(number, frame)
+
+            signal.signal(number, stop)
 
 
 def app_from_environment() -> Starlette:
@@ -101,7 +130,7 @@ class _RequestId:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
         request_id = new_id("req")
@@ -124,7 +153,7 @@ class _RequestId:
             await self._app(scope, receive, send_named)
         except Exception:
             log.exception("internal_error", path=scope["path"])
-            if started:
+            if started or scope["type"] == "websocket":
                 raise
             words = "something went wrong on our side"
             answer = _error(500, INTERNAL, words, requestId=request_id)
@@ -164,15 +193,62 @@ class _BoundedBody:
         await self._app(scope, replay, send)
 
 
+_NOBODY = Principal(role=Role.CUSTOMER, name="nobody")
+"""Whoever a WebSocket is before it says so: nothing is open to them."""
+
+
+class _SocketContext(Context):
+    """A connection's: it is nobody's until its `connection_init`."""
+
+    def __init__(self, socket: WebSocket) -> None:
+        super().__init__(socket.app.state.services, _NOBODY, socket.state.request_id)
+        self.connection_params: dict[str, object] = {}
+        self._socket = socket
+
+    async def connect(self) -> None:
+        given = {name.lower(): value for name, value in self.connection_params.items()}
+        bearer = given.get("authorization", self._socket.headers.get("authorization"))
+        authenticator = _authenticator(self._socket.app.state)
+        wanted = bearer if isinstance(bearer, str) else None
+        self.principal = (await authenticator.authenticate(wanted)).principal
+        self.still_good = _lasting(authenticator, wanted)
+
+
+def _lasting(authenticator: Authenticator, bearer: str | None) -> StillGood:
+    async def still_good() -> float | None:
+        identity = await authenticator.authenticate(bearer)
+        if identity.expires_at is None:
+            return None
+        return (identity.expires_at - wall_now()).total_seconds()
+
+    return still_good
+
+
 class _View(GraphQL[Context, None]):
     """Strawberry's view: with our context, the statuses of GraphQL over HTTP, and exact JSON."""
 
     async def get_context(
         self, request: Request | WebSocket, response: Response | WebSocket
     ) -> Context:
-        principal: Principal = request.state.principal
-        request_id = getattr(request.state, "request_id", None)
-        return Context(request.app.state.services, principal, request_id)
+        state = request.state
+        if isinstance(request, WebSocket):
+            return _SocketContext(request)
+        return Context(
+            request.app.state.services,
+            state.principal,
+            getattr(state, "request_id", None),
+            still_good=state.still_good,
+        )
+
+    async def on_ws_connect(self, context: Context) -> UnsetType | dict[str, object] | None:
+        """A WebSocket's bearer comes in the payload of `connection_init`, or in the header."""
+        assert isinstance(context, _SocketContext)
+        try:
+            await context.connect()
+        except (Unauthenticated, Unavailable) as error:
+            raise ConnectionRejectionError from error
+        no_payload: UnsetType = UNSET
+        return no_payload
 
     async def parse_http_body(
         self, request: AsyncHTTPRequestAdapter
@@ -273,7 +349,18 @@ def _media_type(accept: str) -> str:
     return GRAPHQL_TYPE if wanted and wanted >= plain else JSON_TYPE
 
 
-_view = _View(schema, graphql_ide=None, allow_queries_via_get=False)
+_view = _View(
+    schema,
+    graphql_ide=None,
+    allow_queries_via_get=False,
+    subscription_protocols=[GRAPHQL_TRANSPORT_WS_PROTOCOL, GRAPHQL_SSE_PROTOCOL],
+    connection_init_wait_timeout=timedelta(seconds=10),
+    allowed_origins=["*"],  # a page of another origin has no bearer: no cookie is looked at
+)
+
+
+async def _graphql_socket(socket: WebSocket) -> None:
+    await _view.run(socket)
 
 
 async def _graphql(request: Request) -> Response:
@@ -281,7 +368,8 @@ async def _graphql(request: Request) -> Response:
     media_type = _media_type(request.headers.get("accept", ""))
     try:
         bearer = request.headers.get("authorization")
-        identity = await _authenticator(request.app.state).authenticate(bearer)
+        authenticator = _authenticator(request.app.state)
+        identity = await authenticator.authenticate(bearer)
     except Unauthenticated as error:
         realm = {"WWW-Authenticate": "Bearer"}
         return _error(401, error.code, error.message, realm, media_type=media_type)
@@ -289,6 +377,7 @@ async def _graphql(request: Request) -> Response:
         later = {"Retry-After": "1"}
         return _error(503, error.code, error.message, later, media_type=media_type)
     request.state.principal = identity.principal
+    request.state.still_good = _lasting(authenticator, bearer)
     try:
         return await _view.run(request)
     except HTTPException as error:

@@ -26,7 +26,7 @@ from entitlements.kernel.ids import random_token
 from entitlements.kernel.period import Interval, to_second
 from entitlements.sandbox.app import create_app as create_sandbox
 from entitlements.server import keys
-from entitlements.server.app import create_app
+from entitlements.server.app import BODY_BYTES_AT_MOST, create_app
 from entitlements.server.migrations import migrate
 from entitlements.services import Services, opened_services
 from entitlements.settings import Settings, load_settings
@@ -103,6 +103,7 @@ def server_config(app: object, *, lifespan: str = "on") -> uvicorn.Config:
         access_log=False,
         lifespan=lifespan,  # type: ignore[arg-type]
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+        ws_max_size=BODY_BYTES_AT_MOST["/graphql"],
     )
 
 

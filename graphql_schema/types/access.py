@@ -10,7 +10,7 @@ from entitlements.catalog import model
 from entitlements.catalog.model import Catalog, GrantMode
 from entitlements.grants import sources
 from entitlements.grants.decide import DenialReason, standing
-from entitlements.grants.merge import FeatureGrants
+from entitlements.grants.merge import FeatureGrants, Grants
 from entitlements.grants.sources import GrantSourceKind
 from entitlements.subscriptions.violations import Used
 from graphql_schema.context import Info
@@ -124,6 +124,15 @@ class Entitlement:
     async def resets_at(self, info: Info) -> datetime | None:
         used = await self._used(info)
         return used.resets_at if used else None
+
+
+def entitlement_types(customer_id: str, catalog: Catalog, grants: Grants) -> list[Entitlement]:
+    """Everything that is granted, in the catalog's order of features."""
+    return [
+        Entitlement.of(customer_id, catalog, feature, grants.of(feature.id))
+        for feature in catalog.features.values()
+        if grants.of(feature.id).value is not None
+    ]
 
 
 @strawberry.type(description="The answer to one check: yes, or no with exactly one reason.")

@@ -20,7 +20,7 @@ from entitlements.subscriptions.state import (
 )
 from entitlements.subscriptions.state import Subscription as Held
 from graphql_schema.context import Info
-from graphql_schema.types.access import Entitlement
+from graphql_schema.types.access import Entitlement, entitlement_types
 from graphql_schema.types.catalog import (
     FeatureQuantity,
     Package,
@@ -250,11 +250,7 @@ class Customer:
     @strawberry.field(description="Everything that the customer may do, with where it comes from.")
     async def entitlements(self, info: Info) -> list[Entitlement]:
         catalog, grants = await self._grants(info)
-        return [
-            Entitlement.of(self._row.id, catalog, feature, grants.of(feature.id))
-            for feature in catalog.features.values()
-            if grants.of(feature.id).value is not None
-        ]
+        return entitlement_types(self._row.id, catalog, grants)
 
     @strawberry.field(
         description="What staff granted or took by hand and is in force, newest first. Empty for "

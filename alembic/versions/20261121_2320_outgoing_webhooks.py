@@ -1,6 +1,6 @@
 """Outgoing webhooks: endpoints, messages, deliveries.
 
-Revision: 20261121_2310, after 20261121_2300
+Revision: 20261121_2320, after 20261121_2315
 """
 
 from collections.abc import Sequence
@@ -9,8 +9,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-revision: str = "20261121_2310"
-down_revision: str | Sequence[str] | None = "20261121_2300"
+revision: str = "20261121_2320"
+down_revision: str | Sequence[str] | None = "20261121_2315"
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 

@@ -1,6 +1,6 @@
 """Every change of a customer or a key is announced to all processes, whoever makes it.
 
-Revision: 20261121_2311, after 20261121_2310
+Revision: 20261121_2330, after 20261121_2325
 
 SQLite has nothing of the kind: there any commit is noticed.
 """
@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from alembic import op
 
-revision: str = "20261121_2311"
-down_revision: str | Sequence[str] | None = "20261121_2310"
+revision: str = "20261121_2330"
+down_revision: str | Sequence[str] | None = "20261121_2325"
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 
