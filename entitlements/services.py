@@ -18,6 +18,8 @@ from entitlements.access.snapshots import Snapshots
 from entitlements.access.streams import Streams
 from entitlements.audit import ledger
 from entitlements.billing.provider import StripeProvider
+from entitlements.billing.reading import OurSide, Pace, TheirSide
+from entitlements.billing.reconciler import Reconciler
 from entitlements.billing.webhooks import Webhooks
 from entitlements.catalog.service import CatalogService
 from entitlements.kernel.clock import Clock, SettableClock, WallClock
@@ -78,6 +80,7 @@ class Services:
     webhooks: Webhooks
     notices: Notices
     deliveries: Deliveries
+    reconciler: Reconciler
     access: Access
     usage: UsageService
     snapshots: Snapshots
@@ -285,6 +288,15 @@ async def build_services(settings: Settings, *, clock: SettableClock | None = No
     snapshots = Snapshots(
         database, catalog, service_clock, feed, at_most=settings.snapshots_at_most
     )
+    webhooks = Webhooks(
+        database,
+        service_clock,
+        sync,
+        payments.catalog_push,
+        settings.stripe_webhook_secret.get_secret_value(),
+        livemode=not settings.sandbox and "_live_" in api_key,
+    )
+    pace = Pace()
     feed.start()
     return Services(
         settings=settings,
@@ -302,13 +314,17 @@ async def build_services(settings: Settings, *, clock: SettableClock | None = No
         sync=sync,
         payments=payments,
         paying=PayingService(database, service_clock, payments, sync, return_urls),
-        webhooks=Webhooks(
+        webhooks=webhooks,
+        reconciler=Reconciler(
             database,
             service_clock,
+            OurSide(database, catalog.current),
+            TheirSide(payments.client, payments.prices, pace),
+            payments,
+            settlement,
             sync,
-            payments.catalog_push,
-            settings.stripe_webhook_secret.get_secret_value(),
-            livemode=not settings.sandbox and "_live_" in api_key,
+            webhooks,
+            pace,
         ),
         usage=usage,
         notices=Notices(database, service_clock, signer, sender),

@@ -77,6 +77,17 @@ def product_id_of(package_id: str) -> str:
     return f"package_{package_id}"
 
 
+def slot_of(key: str) -> PricedSlot:
+    """The charge that a lookup key of ours names.
+
+    >>> slot_of("pro@3/base/usd/month")
+    PricedSlot(package_id='pro', version=3, charge_id='base', interval=<Interval.MONTH: 'month'>)
+    """
+    version_id, charge_id, _, interval = key.split("/")
+    package_id, version = version_id.split("@")
+    return PricedSlot(package_id, int(version), charge_id, Interval(interval))
+
+
 def price_params(charge: Charge, price: Price) -> dict[str, Any]:
     """A licensed charge's price as the provider writes it, in minor units.
 
@@ -196,9 +207,7 @@ class ProviderPrices:
 
     def _keep(self, row: ProviderPriceRow) -> None:
         self._by_lookup_key[row.lookup_key] = row.provider_id
-        interval = Interval(row.lookup_key.rpartition("/")[2])
-        slot = PricedSlot(row.package_id, row.version, row.charge_id, interval)
-        self._by_provider_id[row.provider_id] = slot
+        self._by_provider_id[row.provider_id] = slot_of(row.lookup_key)
 
     async def _find_at_provider(self, keys: list[str]) -> dict[str, stripe.Price]:
         """Prices of ours that were made and not remembered: we died in between.

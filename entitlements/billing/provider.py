@@ -7,7 +7,7 @@ later look tells whether the change arrived.
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -36,7 +36,7 @@ from entitlements.kernel.ids import new_id
 from entitlements.kernel.period import Interval, Period, add_months, to_second
 from entitlements.storage.unit_of_work import Database
 from entitlements.subscriptions.invoice_line import Allocation, Line, LineKind
-from entitlements.subscriptions.lines import allocations_of, bills_at_zero
+from entitlements.subscriptions.lines import Slot, allocations_of, bills_at_zero
 from entitlements.subscriptions.payments import (
     BillingCustomer,
     BillingOrder,
@@ -661,6 +661,38 @@ class StripeProvider:
             schedule_id, {}, {"idempotency_key": f"{schedule_id}:release"}
         )
 
+    async def put_items(
+        self,
+        key: str,
+        subscription_provider_id: str,
+        currency: str,
+        interval: Interval,
+        *,
+        put: Sequence[tuple[str | None, Slot]],
+        delete: Sequence[str],
+    ) -> None:
+        """Make items what they should be, without proration: nothing is invoiced for it.
+
+        `put` gives each its item id, None for one that has to be made; `delete` are item ids. The
+        caller has seen to it that nothing could be due (`reconciliation.may_push`).
+        """
+        async with _provider_errors(), _refusals():
+            await self._follow_clock()
+            slots = [slot for _, slot in put]
+            prices = await self.prices.ensure(await self._catalog(), slots, currency, interval)
+            items: list[dict[str, Any]] = [
+                ({"id": item_id} if item_id else {})
+                | {"price": prices[slot], "quantity": slot.billable}
+                for item_id, slot in put
+            ]
+            items += [{"id": item_id, "deleted": True} for item_id in delete]
+            params: dict[str, Any] = {"items": items, "proration_behavior": "none"}
+            await self._client.v1.subscriptions.update_async(
+                subscription_provider_id,
+                params,  # type: ignore[arg-type]
+                {"idempotency_key": key},
+            )
+
     # ── payment methods, open invoices ───────────────────────────────────────
 
     async def start_checkout(
@@ -734,15 +766,17 @@ class StripeProvider:
         return await self._read_subscription(found)
 
     async def _read_subscription(self, found: stripe.Subscription) -> ProviderSubscription:
-        items = found["items"].data
+        items = await self.items_of(found)
         slots = await self.prices.slots(item.price.id for item in items)
         licensed = items[0]
+        recurring = licensed.price.recurring
+        assert recurring is not None
         pending = found.pending_update
         return ProviderSubscription(
             id=found.id,
             customer_provider_id=_id(found.customer) or "",
             status=status_of(found),
-            interval=Interval(licensed.price.recurring.interval),
+            interval=Interval(recurring.interval),
             period=Period(
                 _instant(licensed.current_period_start), _instant(licensed.current_period_end)
             ),
@@ -765,6 +799,15 @@ class StripeProvider:
             latest_invoice_id=_id(found.latest_invoice),
         )
 
+    async def items_of(self, found: stripe.Subscription) -> Sequence[stripe.SubscriptionItem]:
+        """Every item, also where the subscription shows only the first of them."""
+        if not found["items"].has_more:
+            return list(found["items"].data)
+        pages = await self._client.v1.subscription_items.list_async(
+            {"subscription": found.id, "limit": 100}
+        )
+        return [item async for item in pages.auto_paging_iter()]
+
     async def invoice(self, provider_id: str) -> ProviderInvoice | None:
         async with _provider_errors():
             try:
@@ -785,10 +828,13 @@ class StripeProvider:
     ) -> tuple[ProviderInvoice, ...]:
         async with _provider_errors():
             created = {"gte": int(since.timestamp())} if since is not None else None
-            pages = await self._client.v1.invoices.list_async(
-                {"customer": customer_provider_id, "limit": 100}  # type: ignore[arg-type]
-                | ({"created": created} if created else {})
-            )
+            try:
+                pages = await self._client.v1.invoices.list_async(
+                    {"customer": customer_provider_id, "limit": 100}  # type: ignore[arg-type]
+                    | ({"created": created} if created else {})
+                )
+            except stripe.InvalidRequestError:  # the customer is not there, or not any more
+                return ()
             return tuple([await self._invoice(found) async for found in pages.auto_paging_iter()])
 
     async def _retrieve_invoice(self, provider_id: str) -> ProviderInvoice:

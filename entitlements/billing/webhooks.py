@@ -101,6 +101,31 @@ class _Event(msgspec.Struct):
     data: _Data
 
 
+class StoredEvent(msgspec.Struct, frozen=True):
+    """What the inbox keeps of an event."""
+
+    id: str
+    type: str
+    object_id: str | None
+    customer_provider_id: str | None
+
+
+def event_of(shown: Mapping[str, Any]) -> StoredEvent:
+    """An event that the provider shows when asked for it."""
+    return _stored(msgspec.convert(shown, _Event))
+
+
+def _stored(event: _Event) -> StoredEvent:
+    about = event.data.object
+    customer = about.id if about.object == "customer" else about.customer
+    return StoredEvent(
+        id=event.id,
+        type=event.type,
+        object_id=about.id,
+        customer_provider_id=customer if isinstance(customer, str) else None,
+    )
+
+
 class Webhooks:
     """`secret` is the endpoint's; `livemode` what its events must say."""
 
@@ -123,14 +148,12 @@ class Webhooks:
 
     async def receive(self, payload: bytes, signature: str) -> str:
         """Store an event, once; its id. Raises `InvalidWebhook` and stores nothing."""
-        event = self._verified(payload, signature)
-        about = event.data.object
-        customer = about.id if about.object == "customer" else about.customer
-        row = {
-            "id": event.id,
-            "type": event.type,
-            "object_id": about.id,
-            "customer_provider_id": customer if isinstance(customer, str) else None,
+        event = _stored(self._verified(payload, signature))
+        await self._store(event)
+        return event.id
+
+    async def _store(self, event: StoredEvent) -> None:
+        row = msgspec.structs.asdict(event) | {
             "received_at": self._clock.now(),
             "status": "received" if event.type in HANDLED else "ignored",
             "due_at": wall_now(),
@@ -139,9 +162,8 @@ class Webhooks:
         insert = postgresql.insert if self._database.is_postgresql else sqlite.insert
         async with self._database.write() as session:
             await session.execute(insert(WebhookEventRow).values(row).on_conflict_do_nothing())
-        return event.id
 
-    def _verified(self, payload: bytes, signature: str) -> "_Event":
+    def _verified(self, payload: bytes, signature: str) -> _Event:
         """The event, where the signature is ours and its time is near (both ways)."""
         try:
             stripe.WebhookSignature.verify_header(
@@ -162,6 +184,36 @@ class Webhooks:
         if event.livemode is not self._livemode:
             raise InvalidWebhook("an event of the other mode")
         return event
+
+    async def failed(self, after: str, limit: int) -> Sequence[WebhookEventRow]:
+        """Events that were given up, in order of their ids, after an id."""
+        query = (
+            select(WebhookEventRow)
+            .where(WebhookEventRow.status == "failed", WebhookEventRow.id > after)
+            .order_by(WebhookEventRow.id)
+            .limit(limit)
+        )
+        async with self._database.read() as session:
+            return (await session.scalars(query)).all()
+
+    async def missing(self, events: Sequence[StoredEvent]) -> list[StoredEvent]:
+        """Those of some events that never reached the inbox."""
+        ids = [event.id for event in events]
+        async with self._database.read() as session:
+            known = set(
+                await session.scalars(select(WebhookEventRow.id).where(WebhookEventRow.id.in_(ids)))
+            )
+        return [event for event in events if event.id not in known]
+
+    async def replay(self, event: StoredEvent) -> str:
+        """Apply an event once more, or one that never came; its status afterwards."""
+        await self._store(event)
+        async with self._database.write() as session:
+            row = await session.get_one(WebhookEventRow, event.id, with_for_update=True)
+            row.status, row.attempts, row.due_at = "received", 1, wall_now() + LEASE
+        await self._apply(row.customer_provider_id, [row])
+        async with self._database.read() as session:
+            return (await session.get_one(WebhookEventRow, event.id)).status
 
     async def work(self, limit: int = 200) -> int:
         """Apply what is due: one fetch per customer, however many events. How many were done."""

@@ -2,7 +2,16 @@
 
 import typer
 
-from entitlements.cli import audit, catalog, keys, running, stripe, usage, webhooks
+from entitlements.cli import (
+    audit,
+    catalog,
+    keys,
+    reconcile,
+    running,
+    stripe,
+    usage,
+    webhooks,
+)
 from entitlements.server.logging import configure_logging
 
 app = typer.Typer(
@@ -13,6 +22,7 @@ app = typer.Typer(
 )
 for command in (running.demo, running.serve, running.worker, running.migrate, running.sandbox):
     app.command()(command)
+app.command()(reconcile.reconcile)
 app.add_typer(catalog.app, name="catalog")
 app.add_typer(keys.app, name="keys")
 app.add_typer(usage.app, name="usage")

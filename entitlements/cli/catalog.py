@@ -5,7 +5,6 @@ Every command ends with 0, 1 or 2, and its help says what each means: 2 is alway
 
 import asyncio
 import contextlib
-import getpass
 import json
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,7 +16,6 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 from rich.text import Text
 
-from entitlements.audit.ledger import Actor
 from entitlements.catalog import schema
 from entitlements.catalog.advice import warnings
 from entitlements.catalog.diff import Difference, diff, render
@@ -28,7 +26,17 @@ from entitlements.catalog.service import CatalogService
 from entitlements.catalog.tables import CatalogProposalRow
 from entitlements.cli.files import draft_of, list_mistakes, print_issue, source_of
 from entitlements.cli.policies import POLICY_HELP, policy_of
-from entitlements.cli.terminal import COULD_NOT_RUN, FOUND_SOMETHING, err, fail, instant, out, told
+from entitlements.cli.terminal import (
+    COULD_NOT_RUN,
+    FOUND_SOMETHING,
+    As,
+    actor_of,
+    err,
+    fail,
+    instant,
+    out,
+    told,
+)
 from entitlements.kernel.errors import (
     Conflict,
     Issue,
@@ -48,14 +56,6 @@ CatalogFile = Annotated[
     Path, typer.Argument(exists=True, dir_okay=False, readable=True, help="YAML or JSON.")
 ]
 ProposalId = Annotated[str, typer.Argument(help="The proposal's id, `prp_…`.")]
-As = Annotated[
-    str | None,
-    typer.Option(
-        "--as",
-        metavar="NAME",
-        help="Who acts, for the ledger: `cli:NAME`. Without it, the user of this system.",
-    ),
-]
 
 
 # ── files ────────────────────────────────────────────────────────────────────
@@ -162,7 +162,7 @@ def propose(
 
         async def do(catalog: CatalogService) -> _Shown:
             row = await catalog.propose(
-                _actor(as_),
+                actor_of(as_),
                 source.document,
                 reason,
                 effective_at=at,
@@ -214,7 +214,7 @@ def approve(
     """
 
     async def do(catalog: CatalogService) -> _Shown:
-        return await _shown(catalog, await catalog.approve(_actor(as_), id, note))
+        return await _shown(catalog, await catalog.approve(actor_of(as_), id, note))
 
     with told(), _doing("Publishing"):
         shown = _with_catalog(do, _said)
@@ -232,7 +232,7 @@ def reject(
 ) -> None:
     """Reject a proposal. Ends with 0 if it is, 1 if it cannot be, 2 if it could not run."""
     with told():
-        row = _with_catalog(lambda catalog: catalog.reject(_actor(as_), id, note), _said)
+        row = _with_catalog(lambda catalog: catalog.reject(actor_of(as_), id, note), _said)
     out.print(f"{row.id} is rejected.", highlight=False)
 
 
@@ -335,13 +335,6 @@ async def _base(catalog: CatalogService, against: str) -> Catalog:
 
 def _named(base: Catalog) -> str:
     return f"revision {base.revision}" if base.revision else "nothing: no catalog is published yet"
-
-
-def _actor(name: str | None) -> Actor:
-    name = getpass.getuser() if name is None else name.strip()
-    if not 1 <= len(name) <= 100 or not name.isprintable():
-        raise ValidationFailed.of("--as", "NAME", "a name has 1 to 100 printable characters")
-    return Actor(f"cli:{name}")
 
 
 @contextlib.contextmanager

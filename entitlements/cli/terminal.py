@@ -2,14 +2,16 @@
 
 import asyncio
 import contextlib
+import getpass
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import datetime
-from typing import NoReturn, TypeVar
+from typing import Annotated, NoReturn, TypeVar
 
 import typer
 from rich.console import Console
 from sqlalchemy.exc import SQLAlchemyError
 
+from entitlements.audit.ledger import Actor
 from entitlements.kernel.errors import ServiceError, ValidationFailed
 from entitlements.kernel.period import parse_instant
 from entitlements.services import Services, opened_services
@@ -22,6 +24,15 @@ FOUND_SOMETHING = 1
 COULD_NOT_RUN = 2
 
 T = TypeVar("T")
+
+As = Annotated[
+    str | None,
+    typer.Option(
+        "--as",
+        metavar="NAME",
+        help="Who acts, for the ledger: `cli:NAME`. Without it, the user of this system.",
+    ),
+]
 
 
 @contextlib.contextmanager
@@ -60,3 +71,11 @@ def instant(text: str) -> datetime:
         return parse_instant(text)
     except ValueError:
         raise typer.BadParameter("write RFC 3339, such as 2027-01-01T00:00:00Z") from None
+
+
+def actor_of(name: str | None) -> Actor:
+    """Who acts, for the ledger; without a name the user of this system."""
+    name = getpass.getuser() if name is None else name.strip()
+    if not 1 <= len(name) <= 100 or not name.isprintable():
+        raise ValidationFailed.of("--as", "NAME", "a name has 1 to 100 printable characters")
+    return Actor(f"cli:{name}")

@@ -1,6 +1,6 @@
 """Rows and state: how a customer is loaded into `CustomerState`, and how a change is stored."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 
 import msgspec
@@ -413,6 +413,37 @@ def mirror_subscription(
     }
     for name, (_, value) in changed.items():
         setattr(row, name, value)
+    return changed
+
+
+async def mirror_item_ids(
+    session: AsyncSession,
+    row: SubscriptionRow,
+    provided: ProviderSubscription,
+    uncharged: Collection[str],
+) -> bool:
+    """Take over under which ids the provider keeps the charges held; whether any was another.
+
+    `uncharged` (`package/charge`) were put there anew without being charged for: until the next
+    period the provider gives no credit for them, and neither do we.
+    """
+    there: dict[str, str] = {}
+    for provider_item in provided.items:
+        there.setdefault(provider_item.key, provider_item.id)
+    changed = False
+    for item in await session.scalars(
+        select(SubscriptionItemRow).where(SubscriptionItemRow.subscription_id == row.id)
+    ):
+        charges = dict(item.charges)
+        for charge_id, charge in item.charges.items():
+            key = f"{item.package_id}/{charge_id}"
+            id = there.get(key, charge["provider_item_id"])
+            if id != charge["provider_item_id"]:
+                charges[charge_id] = {**charge, "provider_item_id": id}
+                if key in uncharged:
+                    charges[charge_id]["charged_at"] = "0"
+        if charges != item.charges:
+            item.charges, changed = charges, True
     return changed
 
 

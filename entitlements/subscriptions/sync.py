@@ -56,10 +56,11 @@ class ProviderSync:
         self._payments = payments
         self._settlement = settlement
 
-    async def customer(self, customer_provider_id: str) -> bool:
+    async def customer(self, customer_provider_id: str, *, whole: bool = False) -> bool:
         """Bring a customer in line with the provider's present state; False if it is not ours.
 
         Any number of times, in any order: what is stored follows what is fetched, never an event.
+        `whole` fetches every invoice, and not only those that may have changed.
         Raises `Conflict` where the customer changes meanwhile: what was fetched is old then.
         """
         customer_id = await self._finish_waiting(customer_provider_id)
@@ -75,7 +76,7 @@ class ProviderSync:
                     )
                 )
             ).all()
-            since = await _open_since(session, customer_id)
+            since = None if whole else await _open_since(session, customer_id)
         catalog = await self._catalog()
         customer = await self._payments.customer(customer_provider_id)
         invoices = await self._payments.invoices(customer_provider_id, since)
