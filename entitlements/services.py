@@ -260,7 +260,9 @@ async def build_services(settings: Settings, *, clock: SettableClock | None = No
         clock=service_clock,
     )
     return_urls = _return_urls(settings)
-    customers = CustomerService(database, catalog.current, service_clock, sandbox=settings.sandbox)
+    customers = CustomerService(
+        database, catalog.current, service_clock, payments, sandbox=settings.sandbox
+    )
     usage = UsageService(database, catalog.current, service_clock, customers)
     quoting = Quoting(database, catalog.current, service_clock, signer, payments, usage.used_now)
     due = Due(database, catalog.current, service_clock)

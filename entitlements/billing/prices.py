@@ -80,8 +80,8 @@ def product_id_of(package_id: str) -> str:
 def slot_of(key: str) -> PricedSlot:
     """The charge that a lookup key of ours names.
 
-    >>> slot_of("pro@3/base/usd/month")
-    PricedSlot(package_id='pro', version=3, charge_id='base', interval=<Interval.MONTH: 'month'>)
+    >>> slot_of("pro@3/base/usd/month").key
+    'pro/base'
     """
     version_id, charge_id, _, interval = key.split("/")
     package_id, version = version_id.split("@")

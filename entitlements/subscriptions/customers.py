@@ -3,14 +3,16 @@
 from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
+import structlog
 from sqlalchemy import or_, select
 
 from entitlements.catalog.model import Catalog
 from entitlements.kernel.clock import Clock
-from entitlements.kernel.errors import Conflict, Issue, ValidationFailed
+from entitlements.kernel.errors import Conflict, Issue, PaymentProviderUnavailable, ValidationFailed
 from entitlements.kernel.ids import new_id
 from entitlements.kernel.money import is_currency
 from entitlements.storage.unit_of_work import Database
+from entitlements.subscriptions.payments import PaymentProvider
 from entitlements.subscriptions.queue import in_effect
 from entitlements.subscriptions.records import (
     load_states,
@@ -21,6 +23,8 @@ from entitlements.subscriptions.records import (
 from entitlements.subscriptions.service import Caller
 from entitlements.subscriptions.state import CustomerState
 from entitlements.subscriptions.tables import ChangeRow, CustomerRow, InvoiceRow
+
+log = structlog.get_logger()
 
 
 class CustomerView(msgspec.Struct, frozen=True):
@@ -36,12 +40,14 @@ class CustomerService:
         database: Database,
         catalog: Callable[[], Awaitable[Catalog]],
         clock: Clock,
+        payments: PaymentProvider,
         *,
         sandbox: bool,
     ) -> None:
         self._database = database
         self._catalog = catalog
         self._clock = clock
+        self._payments = payments
         self._sandbox = sandbox
 
     async def create_customer(
@@ -118,7 +124,17 @@ class CustomerService:
                 await record(
                     session, now, caller.actor, row, "customer.updated", after={"fields": changed}
                 )
+        if changed and row.provider_id is not None:
+            await self._tell_provider(row, row.provider_id)
         return row
+
+    async def _tell_provider(self, row: CustomerRow, provider_id: str) -> None:
+        """Its invoices bear the new name. If it is away, that is found by a reconciliation."""
+        key = f"customer:{row.sequence}:named:{row.revision}"
+        try:
+            await self._payments.put_customer(key, provider_id, name=row.name, email=row.email)
+        except (PaymentProviderUnavailable, Conflict) as error:
+            log.warning("provider_not_told_name", customer=row.id, error=error.message)
 
     async def revoke_tokens(self, caller: Caller, customer_id: str) -> CustomerRow:
         """Make every token of the customer that was issued so far useless."""

@@ -37,6 +37,9 @@ from tests.faults.test_provider_faults import fault
 from tests.reconciliation import findings, reconciled_clean
 from tests.scenarios.test_payments import press
 
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+on_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+
 
 class Stripe:
     """The provider, with a person's hands on it; and our own rows, as an accident leaves them."""
@@ -329,6 +332,7 @@ async def _taken(there: Stripe) -> int:
     return sum([invoice.amount_paid async for invoice in pages.auto_paging_iter()])
 
 
+@on_postgresql
 async def test_an_ordinary_life_differs_in_nothing(
     api: Api, services: Services, sandbox_url: str, example: Any
 ) -> None:
@@ -341,6 +345,7 @@ async def test_an_ordinary_life_differs_in_nothing(
         CALLER, "leaves", "workspace", timing=None, reason=None, key="leave"
     )
     await api.create_customer("new")
+    await services.customers.update_customer(CALLER, "acme", name="Bea", email="bea@acme.example")
     await reconciled_clean(services)
 
     await api.advance("2026-04-03T12:00:00Z")
@@ -351,6 +356,7 @@ async def test_an_ordinary_life_differs_in_nothing(
     await reconciled_clean(services)
 
 
+@on_sqlite
 async def test_changes_that_got_stuck_are_finished_and_one_under_way_is_left_alone(
     api: Api, services: Services, sandbox_url: str, example: Any
 ) -> None:
@@ -381,6 +387,7 @@ async def test_changes_that_got_stuck_are_finished_and_one_under_way_is_left_alo
     assert paid == ["1200", "1500", "9900"]
 
 
+@on_postgresql
 async def test_events_that_failed_or_never_came_are_applied(
     services: Services, example: Any
 ) -> None:
@@ -412,6 +419,7 @@ async def test_events_that_failed_or_never_came_are_applied(
     await reconciled_clean(services)
 
 
+@on_sqlite
 async def test_while_the_provider_is_away_nothing_is_reported_as_missing(
     services: Services, sandbox_url: str, example: Any
 ) -> None:
@@ -423,6 +431,7 @@ async def test_while_the_provider_is_away_nothing_is_reported_as_missing(
         await findings(services)
 
 
+@on_sqlite
 async def test_the_command_says_what_differs_and_ends_with_0_1_or_2(
     services: Services, settings: Settings, example: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
