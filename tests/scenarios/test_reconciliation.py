@@ -13,7 +13,7 @@ import stripe
 from sqlalchemy import insert, update
 from typer.testing import CliRunner
 
-from entitlements.audit import ledger
+from entitlements.audit import ledger, seals
 from entitlements.audit.ledger import Actor
 from entitlements.billing.reconciler import Finding
 from entitlements.billing.tables import WebhookEventRow
@@ -312,7 +312,7 @@ async def test_each_mishap_is_found_and_mended_once_and_what_would_charge_is_lef
     )
     assert await _taken(there) == charged
     async with services.database.read() as session:
-        assert (await ledger.verify(session)).ok
+        assert (await seals.verify(session, services.signer)).ok
         entries = await ledger.entries(
             session, ledger.AuditFilter(action="reconciliation.repaired"), first=200, after=None
         )
