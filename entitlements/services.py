@@ -324,6 +324,7 @@ async def build_services(settings: Settings, *, clock: SettableClock | None = No
             TheirSide(payments.client, payments.prices, pace),
             payments,
             settlement,
+            alignment,
             sync,
             webhooks,
             pace,

@@ -799,7 +799,7 @@ class StripeProvider:
             latest_invoice_id=_id(found.latest_invoice),
         )
 
-    async def items_of(self, found: stripe.Subscription) -> Sequence[stripe.SubscriptionItem]:
+    async def items_of(self, found: stripe.Subscription) -> Sequence[Any]:
         """Every item, also where the subscription shows only the first of them."""
         if not found["items"].has_more:
             return list(found["items"].data)

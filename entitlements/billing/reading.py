@@ -15,6 +15,7 @@ from entitlements.billing.reconciliation import (
     ItemSide,
     OpenChange,
     Ours,
+    PlannedSide,
     SubscriptionSide,
     Theirs,
 )
@@ -33,6 +34,7 @@ from entitlements.kernel.errors import NotFound, PaymentProviderUnavailable, Ser
 from entitlements.kernel.period import Interval, Period
 from entitlements.storage.unit_of_work import Database
 from entitlements.subscriptions.lines import slots_of
+from entitlements.subscriptions.orders import future_of
 from entitlements.subscriptions.records import UNSETTLED, load_states
 from entitlements.subscriptions.state import CustomerState, Subscription
 from entitlements.subscriptions.tables import ChangeRow, CustomerRow, InvoiceRow
@@ -139,14 +141,28 @@ def _held(catalog: Catalog, state: CustomerState) -> tuple[SubscriptionSide, ...
             anchor=held.anchor,
             cancel_at=held.cancel_at,
             trial_ends_at=held.trial_ends_at,
-            items=_held_items(catalog, held),
+            items=_items(catalog, held),
+            planned=_planned(catalog, state, held),
+            unaligned=held.unaligned,
         )
         for held in state.subscriptions
         if held.provider_id
     )
 
 
-def _held_items(catalog: Catalog, held: Subscription) -> tuple[ItemSide, ...]:
+def _planned(catalog: Catalog, state: CustomerState, held: Subscription) -> PlannedSide | None:
+    future = future_of(catalog, state, held) if held.live else None
+    if future is None or future.slots is None:
+        return None
+    items = (
+        (lookup_key(slot, future.currency, future.interval), slot.billable)
+        for slot in future.slots
+        if not slot.metered
+    )
+    return PlannedSide(tuple(sorted(items)))
+
+
+def _items(catalog: Catalog, held: Subscription) -> tuple[ItemSide, ...]:
     charges = {item.package_id: item.charges for item in held.items}
     items = []
     for slot in slots_of(catalog, held.items, held.quantities):
@@ -213,7 +229,11 @@ class TheirSide:
         if found is None:
             return None
         all_of_it: Any = {"customer": provider_id, "limit": PAGE}
-        held = await self._call(lambda: v1.subscriptions.list_async(all_of_it | {"status": "all"}))
+        held = await self._call(
+            lambda: v1.subscriptions.list_async(
+                all_of_it | {"status": "all", "expand": ["data.schedule"]}
+            )
+        )
         sides = [await self._subscription(s) async for s in self._every(held) if s["items"].data]
         billed = await self._call(lambda: v1.invoices.list_async(all_of_it))
         invoices = {str(i.id): _invoice(i) async for i in self._every(billed)}
@@ -253,6 +273,7 @@ class TheirSide:
             quantity = getattr(item, "quantity", None)
             sides.append(ItemSide(item.id, slot.key if slot else None, price, quantity))
         first, pending = items[0], found.pending_update
+        schedule: Any = found.schedule  # expanded
         return SubscriptionSide(
             id=found.id,
             status=status_of(found),
@@ -267,9 +288,23 @@ class TheirSide:
             change_id=metadata_of(found.metadata).get("change"),
             pending_update=pending is not None,
             pending_change_id=metadata_of(pending.metadata).get("change") if pending else None,
-            schedule_id=id_of(found.schedule),
+            planned=await self._phase_after(schedule, found.currency),
+            schedule_id=id_of(schedule),
+            schedule_is_ours=bool(schedule and "future" in metadata_of(schedule.metadata)),
             free=all(_is_free(item) for item in items),
         )
+
+    async def _phase_after(self, schedule: Any, currency: str) -> PlannedSide | None:
+        """What a schedule, shown whole, goes on to; None where it changes nothing more."""
+        running: Any = schedule.current_phase if schedule else None
+        phases = schedule.phases if running else ()
+        following = next((p for p in phases if p.start_date >= running.end_date), None)
+        if following is None:
+            return None
+        items = [(id_of(item.price) or "", item.quantity) for item in following["items"]]
+        slots = await self._prices.slots(price for price, _ in items)
+        keys = {price: lookup_key(slot, currency, slot.interval) for price, slot in slots.items()}
+        return PlannedSide(tuple(sorted((keys.get(price, price), n) for price, n in items)))
 
     async def undelivered(self) -> AsyncIterator[list[StoredEvent]]:
         """Events that some endpoint has not taken, of the kinds we act on, page by page.

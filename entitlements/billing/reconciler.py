@@ -1,7 +1,7 @@
 """Walking through every customer: what differs from the provider, told and, if asked, mended."""
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -31,8 +31,14 @@ from entitlements.kernel.errors import PaymentProviderUnavailable, ServiceError
 from entitlements.kernel.ids import new_id
 from entitlements.kernel.period import Interval
 from entitlements.storage.unit_of_work import Database
+from entitlements.subscriptions.alignment import Alignment
 from entitlements.subscriptions.lines import Slot
-from entitlements.subscriptions.records import locked_customer, mirror_item_ids, record
+from entitlements.subscriptions.records import (
+    charged_nothing,
+    locked_customer,
+    raise_future,
+    record,
+)
 from entitlements.subscriptions.settlement import Settlement
 from entitlements.subscriptions.sync import ProviderSync
 from entitlements.subscriptions.tables import CustomerRow, SubscriptionRow
@@ -83,6 +89,7 @@ class Reconciler:
         theirs: TheirSide,
         payments: StripeProvider,
         settlement: Settlement,
+        alignment: Alignment,
         sync: ProviderSync,
         webhooks: Webhooks,
         pace: Pace,
@@ -94,6 +101,7 @@ class Reconciler:
         self.pace = pace
         self._payments = payments
         self._settlement = settlement
+        self._alignment = alignment
         self._sync = sync
         self._webhooks = webhooks
 
@@ -237,14 +245,20 @@ class Reconciler:
                     f"{key}:customer", ours.provider_id, name=ours.name, email=ours.email
                 )
         there = {s.id: s for s in theirs.subscriptions}
+        made: dict[str, set[str]] = {}
         for held in ours.subscriptions:
             with _noting(Repair.PUSH, notes):
                 if any(d.subscription == held.our_id for d in pushed):
-                    await self._push(held, there[held.id], f"{key}:{held.id}")
+                    found = there[held.id]
+                    await self._push(held, found, f"{key}:{held.id}")
+                    pairs, _ = matched(held.items, found.items)
+                    made[held.our_id or ""] = {str(i.slot) for i, other in pairs if other is None}
         await self._mirror(ours.provider_id, notes)
-        if any(d.path.startswith("items.") for d in todo):
-            made = {d.path.removeprefix("items.") for d in pushed if d.kind is Kind.ITEM_MISSING}
-            await self._take_item_ids(ours.id, made)
+        for subscription_id in {d.subscription for d in todo if d.repair is Repair.ALIGN}:
+            with _noting(Repair.ALIGN, notes):
+                await self._align(subscription_id or "")
+        if any(made.values()):
+            await self._charged_nothing(ours.id, made)
 
     async def _push(self, held: SubscriptionSide, found: SubscriptionSide, key: str) -> None:
         """Items as we hold them, and none at quantity 0 that we do not hold."""
@@ -271,26 +285,22 @@ class Reconciler:
                 return
             await asyncio.sleep(self.pace.pause_seconds)  # it changes just now
 
-    async def _take_item_ids(self, customer_id: str, made: Collection[str]) -> None:
-        """Under which ids the provider keeps what is held, as it is now; `made` are new there."""
-        async with self._database.read() as session:
-            rows = await session.scalars(
-                select(SubscriptionRow).where(
-                    SubscriptionRow.customer_id == customer_id,
-                    SubscriptionRow.ended_at.is_(None),
-                    SubscriptionRow.provider_id.is_not(None),
-                )
-            )
-            ids = {row.id: row.provider_id or "" for row in rows}
-        found = {id: await self._payments.subscription(there) for id, there in ids.items()}
+    async def _align(self, subscription_id: str) -> None:
+        """Tell the provider again what is to happen at the end of the period."""
+        async with self._database.write() as session:
+            row = await session.get_one(SubscriptionRow, subscription_id)
+            await locked_customer(session, row.customer_id)
+            await session.refresh(row)
+            raise_future(row)
+        await self._alignment.align(subscription_id)
+
+    async def _charged_nothing(self, customer_id: str, made: Mapping[str, set[str]]) -> None:
+        """Items that were made anew there, by subscription, are not charged for yet."""
         async with self._database.write() as session:
             row = await locked_customer(session, customer_id)
-            changed = False
-            for id, provided in found.items():
-                subscription = await session.get_one(SubscriptionRow, id)
-                if provided is not None:
-                    changed |= await mirror_item_ids(session, subscription, provided, made)
-            row.revision += int(changed)
+            for id, keys in made.items():
+                await charged_nothing(session, await session.get_one(SubscriptionRow, id), keys)
+            row.revision += 1
 
     async def _record(self, actor: Actor, customer_id: str, mended: Sequence[Drift]) -> None:
         """An entry for each repair: how the two sides stood, and how both stand now."""
@@ -299,7 +309,7 @@ class Reconciler:
         async with self._database.write() as session:
             row = await locked_customer(session, customer_id)
             for drift in mended:
-                pushed = drift.repair in (Repair.PUSH, Repair.SWEEP)
+                pushed = drift.repair in (Repair.PUSH, Repair.SWEEP, Repair.ALIGN)
                 await record(
                     session,
                     self._clock.now(),

@@ -39,7 +39,9 @@ class Kind(StrEnum):
     ITEM_DIFFERS = "item_differs"
     ITEM_EMPTIED = "item_emptied"
     PENDING_UPDATE_UNKNOWN = "pending_update_unknown"
+    SCHEDULE_MISSING = "schedule_missing"
     SCHEDULE_UNKNOWN = "schedule_unknown"
+    SCHEDULE_DIFFERS = "schedule_differs"
     CHANGE_STUCK = "change_stuck"
     INVOICE_MISSING = "invoice_missing"
     INVOICE_UNKNOWN = "invoice_unknown"
@@ -56,6 +58,7 @@ class Repair(StrEnum):
     MIRROR = "mirror"  # the provider is right: take it over
     FINISH = "finish"  # a change that was asked for is brought to its end
     PUSH = "push"  # we are right, and it costs nothing: put it there
+    ALIGN = "align"  # we are right about what happens at the period's end: say it there again
     SWEEP = "sweep"  # an item left over at quantity 0 is deleted there
     REPLAY = "replay"  # an event is applied (again)
 
@@ -97,6 +100,15 @@ class ItemSide(msgspec.Struct, frozen=True):
     quantity: int | None
 
 
+class PlannedSide(msgspec.Struct, frozen=True):
+    """What a subscription is to go on as at the end of its period: price and quantity, in order."""
+
+    items: tuple[tuple[str, int | None], ...]
+
+    def __str__(self) -> str:
+        return ", ".join(f"{quantity} × {price}" for price, quantity in self.items)
+
+
 class SubscriptionSide(msgspec.Struct, frozen=True, kw_only=True):
     """A subscription. `id` is the provider's; `our_id` is None on the provider's side."""
 
@@ -114,7 +126,10 @@ class SubscriptionSide(msgspec.Struct, frozen=True, kw_only=True):
     change_id: str | None = None  # theirs: the last change that it took
     pending_update: bool = False  # theirs
     pending_change_id: str | None = None  # theirs: whose it is, if it is ours
-    schedule_id: str | None = None
+    planned: PlannedSide | None = None
+    unaligned: bool = False  # ours: the provider may not have been told yet what is planned
+    schedule_id: str | None = None  # theirs
+    schedule_is_ours: bool = False  # theirs: we made it
     free: bool = False  # theirs: it costs nothing now, so that a change could begin to charge
 
     @property
@@ -268,12 +283,13 @@ def _subscription(ours: Ours, held: SubscriptionSide, found: SubscriptionSide) -
     if not held.live and not found.live:
         return
     mirrored = Repair.MIRROR if held.live else None  # an ended one is not brought back to life
+    ends = Repair.ALIGN if held.live and held.unaligned else mirrored
     fields: tuple[tuple[str, Value, Value, Repair | None], ...] = (
         ("status", held.status.value, found.status.value, mirrored),
         ("period_start", _text(held.period.start), _text(found.period.start), mirrored),
         ("period_end", _text(held.period.end), _text(found.period.end), mirrored),
         ("anchor", _text(held.anchor), _text(found.anchor), mirrored),
-        ("cancel_at", _text(held.cancel_at), _text(found.cancel_at), mirrored),
+        ("cancel_at", _text(held.cancel_at), _text(found.cancel_at), ends),
         ("trial_ends_at", _text(held.trial_ends_at), _text(found.trial_ends_at), mirrored),
         ("currency", held.currency, found.currency, None),
         ("interval", held.interval, found.interval, None),
@@ -357,11 +373,12 @@ def matched(
 def may_push(ours: Ours, held: SubscriptionSide, found: SubscriptionSide) -> bool:
     """Whether items can be put right at the provider without anything being invoiced for it.
 
-    Not while something is owed, waits or is planned there, nor where a subscription that is free
-    would begin to cost: the provider charges that at once.
+    Not while something is owed, waits or is planned there, nor where one of us is in another period
+    (that is mended first), nor where a subscription that is free would begin to cost: the provider
+    charges that at once.
     """
     return (
-        held.status is found.status
+        (held.status, held.period) == (found.status, found.period)
         and held.status in (SubscriptionStatus.ACTIVE, SubscriptionStatus.TRIALING)
         and (held.currency, held.interval) == (found.currency, found.interval)
         and not (found.pending_update or found.schedule_id or found.free)
@@ -380,14 +397,30 @@ def _future(ours: Ours, held: SubscriptionSide, found: SubscriptionSide) -> Iter
             path="pending_update",
             theirs=found.pending_change_id or "not of ours",
         )
-    if found.schedule_id is not None and held.schedule_id is None:
-        yield Drift(
-            kind=Kind.SCHEDULE_UNKNOWN,
-            customer=ours.id,
-            subscription=held.our_id,
-            path="schedule",
-            theirs=found.schedule_id,
-        )
+    if held.planned == found.planned and (held.planned is None) is (found.schedule_id is None):
+        return
+    kind = Kind.SCHEDULE_DIFFERS
+    if held.planned is None:
+        kind = Kind.SCHEDULE_UNKNOWN
+    elif found.schedule_id is None:
+        kind = Kind.SCHEDULE_MISSING
+    # Telling the provider anew would also settle items that differ, and charge for it. What
+    # somebody has planned by hand is not thrown away.
+    free_to = _same_items(held, found) and (found.schedule_id is None or found.schedule_is_ours)
+    yield Drift(
+        kind=kind,
+        customer=ours.id,
+        subscription=held.our_id,
+        path="schedule",
+        ours=str(held.planned) if held.planned else None,
+        theirs=str(found.planned) if found.planned else found.schedule_id,
+        repair=Repair.ALIGN if free_to and found.status is SubscriptionStatus.ACTIVE else None,
+    )
+
+
+def _same_items(held: SubscriptionSide, found: SubscriptionSide) -> bool:
+    ours = sorted((item.price, item.quantity or 0) for item in held.items)
+    return ours == sorted((item.price, item.quantity or 0) for item in found.items)
 
 
 def _stuck(ours: Ours, there: Iterable[SubscriptionSide], at: datetime) -> Iterable[Drift]:

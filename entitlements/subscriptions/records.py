@@ -416,37 +416,6 @@ def mirror_subscription(
     return changed
 
 
-async def mirror_item_ids(
-    session: AsyncSession,
-    row: SubscriptionRow,
-    provided: ProviderSubscription,
-    uncharged: Collection[str],
-) -> bool:
-    """Take over under which ids the provider keeps the charges held; whether any was another.
-
-    `uncharged` (`package/charge`) were put there anew without being charged for: until the next
-    period the provider gives no credit for them, and neither do we.
-    """
-    there: dict[str, str] = {}
-    for provider_item in provided.items:
-        there.setdefault(provider_item.key, provider_item.id)
-    changed = False
-    for item in await session.scalars(
-        select(SubscriptionItemRow).where(SubscriptionItemRow.subscription_id == row.id)
-    ):
-        charges = dict(item.charges)
-        for charge_id, charge in item.charges.items():
-            key = f"{item.package_id}/{charge_id}"
-            id = there.get(key, charge["provider_item_id"])
-            if id != charge["provider_item_id"]:
-                charges[charge_id] = {**charge, "provider_item_id": id}
-                if key in uncharged:
-                    charges[charge_id]["charged_at"] = "0"
-        if charges != item.charges:
-            item.charges, changed = charges, True
-    return changed
-
-
 def mirror_customer(row: CustomerRow, provided: ProviderCustomer) -> bool:
     """Take over the card and the credit that the provider holds; whether anything changed."""
     mirrored: dict[str, object] = {
@@ -507,6 +476,21 @@ async def mirror_items(
         }
         if charges != item.charges:
             item.charges = charges
+
+
+async def charged_nothing(
+    session: AsyncSession, row: SubscriptionRow, keys: Collection[str]
+) -> None:
+    """Charges held (`package/charge`) that the provider was given anew and has not charged for:
+    until the next period it gives no credit for them, and neither do we."""
+    for item in await session.scalars(
+        select(SubscriptionItemRow).where(SubscriptionItemRow.subscription_id == row.id)
+    ):
+        item.charges = {
+            charge_id: charge
+            | ({"charged_at": "0"} if f"{item.package_id}/{charge_id}" in keys else {})
+            for charge_id, charge in item.charges.items()
+        }
 
 
 async def begin_period(session: AsyncSession, row: SubscriptionRow, held: Subscription) -> None:

@@ -179,6 +179,17 @@ async def period_stale(there: Stripe, id: str) -> None:
     )
 
 
+async def schedule_released(there: Stripe, id: str) -> None:
+    """What waits here for the period's end is not planned there any more."""
+    request = ChangeRequest(plan_id="starter")
+    quote = await there.services.changes.preview(CALLER, id, request)
+    await there.services.changes.commit(CALLER, quote.token, "later")
+    assert (await there.services.reconciler.customer(id)).findings == ()
+    schedule = (await there.subscription(id)).schedule
+    assert isinstance(schedule, str)
+    await there.v1.subscription_schedules.release_async(schedule)
+
+
 async def planned_by_hand(there: Stripe, id: str) -> None:
     subscription = await there.subscription(id)
     await there.v1.subscription_schedules.create_async({"from_subscription": subscription.id})
@@ -223,6 +234,7 @@ MENDED: dict[str, list[tuple[Mishap, Drifts]]] = {
             },
         ),
     ],
+    "hill": [(schedule_released, {("schedule_missing", "schedule", "align")})],
     "dune": [(canceled, {("subscription_differs", "status", "mirror")})],
 }
 LEFT_TO_PEOPLE: dict[str, list[tuple[Mishap, Drifts]]] = {

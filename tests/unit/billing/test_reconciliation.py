@@ -11,6 +11,7 @@ from entitlements.billing.reconciliation import (
     ItemSide,
     OpenChange,
     Ours,
+    PlannedSide,
     SubscriptionSide,
     Theirs,
     compare,
@@ -188,3 +189,25 @@ def test_a_first_payment_that_waits_is_no_lost_one() -> None:
     there = replace(THEIRS, subscriptions=(FOUND, new))
     assert told(change("awaiting_payment", NOW), there) == []
     assert told(OURS, there) == [("subscription_unknown", "status", "")]
+
+
+def test_what_is_planned_is_told_again_only_where_it_is_ours_and_charges_nothing() -> None:
+    fewer = PlannedSide((("pro@3/base/usd/month", 1), ("pro@3/seats/usd/month", 3)))
+    waits = replace(OURS, subscriptions=(replace(HELD, planned=fewer),))
+    ours = {"schedule_id": "sub_sched_1", "schedule_is_ours": True}
+    by_hand = {"schedule_id": "sub_sched_1", "planned": PlannedSide((("price_1", 1),))}
+    assert told(waits, with_items(BASE, SEATS, planned=fewer, **ours)) == []
+    assert told(waits) == [("schedule_missing", "schedule", "align")]
+    assert told(waits, with_items(BASE, SEATS, **ours)) == [
+        ("schedule_differs", "schedule", "align")
+    ]
+    assert told(waits, with_items(BASE, SEATS, **by_hand)) == [("schedule_differs", "schedule", "")]
+    assert told(OURS, with_items(BASE, SEATS, **ours)) == [
+        ("schedule_unknown", "schedule", "align")
+    ]
+    assert told(OURS, with_items(BASE, SEATS, **by_hand)) == [("schedule_unknown", "schedule", "")]
+    assert ("schedule_missing", "schedule", "") in told(waits, with_items(BASE))
+    ends = replace(HELD, cancel_at=HELD.period.end, unaligned=True)
+    assert told(replace(OURS, subscriptions=(ends,))) == [
+        ("subscription_differs", "cancel_at", "align")
+    ]
