@@ -309,7 +309,11 @@ class Reconciler:
         async with self._database.write() as session:
             row = await locked_customer(session, customer_id)
             for drift in mended:
-                pushed = drift.repair in (Repair.PUSH, Repair.SWEEP, Repair.ALIGN)
+                both = None  # where a change or an event was brought to its end
+                if drift.repair in (Repair.PUSH, Repair.SWEEP, Repair.ALIGN):
+                    both = drift.ours
+                elif drift.repair is Repair.MIRROR:
+                    both = drift.theirs
                 await record(
                     session,
                     self._clock.now(),
@@ -323,7 +327,7 @@ class Reconciler:
                         "kind": drift.kind,
                         "path": drift.path,
                         "repair": drift.repair,
-                        "both": drift.ours if pushed else drift.theirs,
+                        "both": both,
                     },
                 )
 
