@@ -6,7 +6,10 @@ from entitlements.services import Services
 
 
 async def findings(services: Services, *, repair: bool = False) -> list[Finding]:
-    """Every difference, also those of events. Raises where a customer never stood still."""
+    """Every difference, also those of events. Fails where a customer never stood still.
+
+    What the worker has still to do, and faults that are still set at the sandbox, count.
+    """
     services.reconciler.pace.calls_per_second, services.reconciler.pace.pause_seconds = 10_000, 0
     actor = Actor("cli:test") if repair else None
     found: list[Finding] = []
