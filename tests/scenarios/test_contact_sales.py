@@ -166,6 +166,7 @@ async def test_what_a_customer_asks_sales_for_is_approved_and_then_paid(
         assert (again["__typename"], again["code"]) == ("Conflict", "NOT_AWAITING_APPROVAL")
 
 
+@ON_ONE_DATABASE
 async def test_what_is_declined_withdrawn_or_asked_anew_does_not_go_on(
     api: Api, services: Services
 ) -> None:
@@ -202,6 +203,7 @@ async def test_what_is_declined_withdrawn_or_asked_anew_does_not_go_on(
     assert (await api.customer("acme"))["subscriptions"] == []
 
 
+@ON_ONE_DATABASE
 async def test_above_what_was_agreed_the_customer_is_asked_again(
     api: Api, services: Services
 ) -> None:
@@ -387,6 +389,7 @@ async def test_the_last_charge_goes_and_the_first_one_comes_back(
     assert len((await api.customer("acme"))["subscriptions"]) == 1
 
 
+@ON_ONE_DATABASE
 async def test_the_last_charge_goes_with_the_end_of_its_period(
     api: Api, services: Services, sandbox_url: str
 ) -> None:
