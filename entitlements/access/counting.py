@@ -48,6 +48,7 @@ from entitlements.kernel.errors import IdempotencyConflict, NotFound, Validation
 from entitlements.storage.unit_of_work import Database
 from entitlements.subscriptions.customers import CustomerService
 from entitlements.subscriptions.holdings import grants_of
+from entitlements.subscriptions.queue import in_effect
 from entitlements.subscriptions.state import CustomerState
 from entitlements.subscriptions.violations import Used
 
@@ -292,7 +293,8 @@ class UsageService:
         """The window of a customer's feature that an instant falls in."""
         if self._products[0] is not catalog:
             self._products = (catalog, products_of_features(catalog))
-        cycle = cycle_of(catalog, state, feature.id, self._products[1].get(feature.id))
+        then = in_effect(catalog, state, at)  # what was due by then, written down or not
+        cycle = cycle_of(catalog, then, feature.id, self._products[1].get(feature.id))
         return window_of(feature.reset, cycle, at)
 
     async def used(

@@ -12,6 +12,9 @@ from entitlements.worker import work_once
 from tests.api import Api
 from tests.conftest import publish
 
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+"""For what is decided without a statement of its own."""
+
 
 def _meter(id: str, reset: str) -> dict[str, Any]:
     return {"id": id, "name": id, "kind": "metered", "unit": "call", "aggregation": "sum",
@@ -159,6 +162,7 @@ async def test_an_event_that_was_forgotten_is_too_old_to_count_again(
     assert await small.ask(history) == {"usageHistory": [{"quantity": "1"}]}
 
 
+@on_sqlite
 async def test_overage_counts_past_the_limit_and_says_so(small: Api) -> None:
     for key, over in (("1", False), ("2", False), ("3", True)):
         counted = (await small.consume("jobs", key, customerId="ant"))["decision"]
@@ -167,6 +171,7 @@ async def test_overage_counts_past_the_limit_and_says_so(small: Api) -> None:
     assert counted["resetsAt"] == "2026-03-01T13:00:00Z"
 
 
+@on_sqlite
 async def test_a_change_of_plan_never_resets_a_counter(small: Api) -> None:
     await small.consume("calls", "a", customerId="ant", quantity=7)
     await small.advance("2026-03-11T00:00:00Z")
@@ -192,6 +197,7 @@ async def test_a_year_that_is_billed_by_the_year_counts_all_of_its_months(small:
     assert (monthly["used"], monthly["resetsAt"]) == ("7", "2026-06-01T12:00:00Z")
 
 
+@on_sqlite
 async def test_what_is_not_granted_is_denied_and_what_is_no_sum_is_refused(small: Api) -> None:
     for customer, feature, reason in (
         ("ant", "exports", "NOT_ENTITLED"),
@@ -306,6 +312,7 @@ async def test_the_history_of_a_level_is_what_each_day_ended_with(small: Api) ->
     assert await small.refused(history, **span | {"to": span["from"]}) == "BAD_USER_INPUT"
 
 
+@on_sqlite
 async def test_entitlements_show_what_is_used_of_them(small: Api) -> None:
     await small.consume("calls", "a", customerId="ant", quantity=4)
     await small.set_level("seats", 2, "b", customerId="ant")
@@ -325,6 +332,7 @@ async def test_entitlements_show_what_is_used_of_them(small: Api) -> None:
     }
 
 
+@on_sqlite
 async def test_a_downgrade_shows_what_is_used_above_the_limits_after_it(small: Api) -> None:
     await small.change("up", customerId="ant", planId="large")
     await small.set_level("seats", 8, "a", customerId="ant")
@@ -341,6 +349,7 @@ async def test_a_downgrade_shows_what_is_used_above_the_limits_after_it(small: A
     assert grown["usageViolations"] == []
 
 
+@on_sqlite
 async def test_a_policy_may_refuse_to_go_below_what_is_used(small: Api, services: Services) -> None:
     await publish(services, _document(over_limit="refuse"))
     await small.change("up", customerId="ant", planId="large")
@@ -361,6 +370,7 @@ async def test_a_policy_may_refuse_to_go_below_what_is_used(small: Api, services
     assert down["__typename"] == "ChangeCommitted"
 
 
+@on_sqlite
 async def test_a_level_first_charged_is_bought_as_it_is_in_use(small: Api) -> None:
     seats = {"feature": {"id": "seats"}}
     await small.set_level("seats", 3, "a", customerId="ant")
@@ -401,3 +411,23 @@ async def test_two_processes_never_count_past_the_limit_and_agree_on_every_key(
     allowed_at = sorted(used for allowed, used, _ in one.values() if allowed)
     assert allowed_at == list(range(1, 11))
     assert (await small.access("ant", "calls"))["used"] == "10"
+
+
+@on_sqlite
+async def test_a_downgrade_that_waits_is_refused_for_what_is_there_not_for_what_resets(
+    small: Api, services: Services
+) -> None:
+    document = _document(timing="period_end", over_limit="refuse")
+    await publish(services, document)
+    await small.change("up", customerId="ant", planId="large")
+    await small.consume("calls", "a", customerId="ant", quantity=40)
+    await small.set_level("seats", 4, "b", customerId="ant")
+    refused = await small.preview(customerId="ant", planId="small")
+    assert [issue["code"] for issue in refused["issues"]] == ["OVER_LIMIT"]
+    await small.set_level("seats", 3, "c", customerId="ant")
+    quote = await small.preview(customerId="ant", planId="small")
+    assert [v["feature"]["id"] for v in quote["usageViolations"]] == ["calls"]
+    assert (await small.commit(quote["token"], "down"))["change"]["status"] == "SCHEDULED"
+    await small.advance("2026-04-01T12:00:00Z")
+    calls = await small.access("ant", "calls")
+    assert (calls["used"], calls["remaining"]) == ("0", "10")
