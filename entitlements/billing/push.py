@@ -234,14 +234,14 @@ def _ours(catalog: Catalog, found: Found) -> Mapping[PriceName, FoundPrice]:
     by_id = {id: key for key, id in found.remembered.items()}
     best: dict[PriceName, tuple[tuple[bool, bool, bool], FoundPrice]] = {}
     for price in found.prices:
-        remembered = price.id in by_id
-        name = _name_of(catalog, price, by_id.get(price.id))
-        if name is None:
+        key = by_id.get(price.id)
+        name = _name_of(catalog, price, key)
+        if name is None or key not in (None, name.lookup_key):
             continue
         says = price.metadata.get("terms") == terms(params_of(catalog, name))
-        if not says and not remembered:
+        if not says and key is None:
             continue
-        rank = (remembered, price.lookup_key == name.lookup_key, price.active)
+        rank = (key is not None, price.lookup_key == name.lookup_key, price.active)
         if name not in best or rank > best[name][0]:
             best[name] = rank, price
     return {name: price for name, (_, price) in best.items()}
@@ -317,17 +317,26 @@ class CatalogPush:
         catalog = await self._catalog()
         await self._prices.remember(plan.prices, anew=True)
         refused: list[Refusal] = []
+        made: dict[PriceName, str] = {}
 
         async def do(action: Action) -> None:
             try:
-                await self._do(catalog, action)
+                if action.kind is Kind.CREATE_PRICE:
+                    assert action.price is not None
+                    params = params_of(catalog, action.price)
+                    made[action.price] = await self._prices.create(action.price, params)
+                else:
+                    await self._do(catalog, action)
             except stripe.InvalidRequestError as error:
                 refused.append(Refusal(action, str(error.user_message or error)))
             told(action)
 
-        async with provider_errors():
-            for step in STEPS:
-                await _each([a for a in plan.actions if a.kind in step], do)
+        try:
+            async with provider_errors():
+                for step in STEPS:
+                    await _each([a for a in plan.actions if a.kind in step], do)
+        finally:
+            await self._prices.remember(made, anew=True)
         return refused
 
     async def _do(self, catalog: Catalog, action: Action) -> None:
@@ -344,11 +353,6 @@ class CatalogPush:
                 except stripe.InvalidRequestError as error:  # by a purchase, meanwhile
                     if error.code != "resource_already_exists":
                         raise
-            case Kind.CREATE_PRICE:
-                assert action.price is not None
-                params = params_of(catalog, action.price)
-                made = await self._prices.create(action.price, params)
-                await self._prices.remember({action.price: made}, anew=True)
             case Kind.RENAME_PRODUCT:
                 change = {"name": action.after, "metadata": {"name": action.after}}
                 await products.update_async(action.name, change, options)
