@@ -129,6 +129,8 @@ async def sandbox_url(traffic: Traffic) -> AsyncIterator[str]:
     """A fresh sandbox of the payment provider, over HTTP; all that passed is checked at the end."""
     async with serving_sandbox(None, listen("127.0.0.1", 0), watch=traffic.watch) as url:
         yield url
+        async with httpx.AsyncClient(base_url=url, verify=False) as client:
+            await client.delete("/_sandbox/faults")
         await events_of(url)
     traffic.check()
 
