@@ -31,7 +31,7 @@ from entitlements.kernel.lru import Lru
 from entitlements.storage.engine import is_unreachable
 from entitlements.storage.feed import ChangeFeed
 from entitlements.storage.unit_of_work import Database
-from entitlements.subscriptions.holdings import grants_of, next_boundary
+from entitlements.subscriptions.holdings import grants_of
 from entitlements.subscriptions.records import load_state
 from entitlements.subscriptions.state import CustomerState
 from entitlements.subscriptions.tables import CUSTOMER_CHANNEL, CustomerRow, announced_revision
@@ -62,20 +62,23 @@ _staleness = Gauge(
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What one customer may do. Without a `state` there is no such customer.
 
-    It holds in the catalog of `catalog_revision` before `holds_until` (None: for good) and was read
-    `read_at`, in monotonic seconds.
+    It holds in the catalog of `catalog_revision`, before `holds_until` (None: for good), and was
+    read `read_at`, in monotonic seconds.
     """
 
     state: CustomerState | None
     token_generation: int
     grants: Grants | None
     catalog_revision: int
-    holds_until: datetime | None
     read_at: float
 
     @property
     def revision(self) -> int:
         return self.state.revision if self.state is not None else 0
+
+    @property
+    def holds_until(self) -> datetime | None:
+        return self.grants.holds_until if self.grants is not None else None
 
 
 class Known(msgspec.Struct, frozen=True):
@@ -228,7 +231,8 @@ class Snapshots:
     ) -> Known:
         """The snapshot as it holds now, merged anew if time has passed or the catalog changed."""
         now = self._clock.now()
-        over = snapshot.holds_until is not None and snapshot.holds_until <= now
+        until = snapshot.holds_until
+        over = until is not None and until <= now
         if over or snapshot.catalog_revision != catalog.revision:
             fresh = _snapshot(
                 catalog, snapshot.state, snapshot.token_generation, now, snapshot.read_at
@@ -337,7 +341,6 @@ def _snapshot(
         token_generation=token_generation,
         grants=grants_of(catalog, state, at) if state is not None else None,
         catalog_revision=catalog.revision,
-        holds_until=next_boundary(catalog, state, at) if state is not None else None,
         read_at=read_at,
     )
 

@@ -47,24 +47,12 @@ def grants_of(catalog: Catalog, state: CustomerState, at: datetime) -> Grants:
     """Everything a customer may do at an instant, and until when at most that holds."""
     then = in_effect(catalog, state, at)
     grants = resolve(catalog, holdings_of(catalog, then, at), state.overrides, at)
-    ends = [end for end in (grants.holds_until, next_due_at(then)) if end is not None]
-    return msgspec.structs.replace(grants, holds_until=min(ends, default=None))
-
-
-def next_boundary(catalog: Catalog, state: CustomerState, at: datetime) -> datetime | None:
-    """Until when, at the latest, `grants_of` answers what it answers now; None: for good.
-
-    What waits for the end of a period takes effect at that end, so each end is a boundary.
-    """
-    instants: list[datetime | None] = []
-    for held in state.subscriptions:
-        if held.live:
-            policy = catalog.products[held.product_id].policy
-            instants += (held.period.end, held.trial_ends_at, held.cancel_at)
-            instants.append(held.grace_ends_at(policy))
-    for override in state.overrides:
-        instants += (override.created_at, override.ends_at)
-    return min((instant for instant in instants if instant and instant > at), default=None)
+    ends = [grants.holds_until, next_due_at(then)]
+    for held in then.subscriptions:
+        grace_ends_at = held.grace_ends_at(catalog.products[held.product_id].policy)
+        ends.append(grace_ends_at if grace_ends_at and grace_ends_at > at else None)
+    holds_until = min((end for end in ends if end is not None), default=None)
+    return msgspec.structs.replace(grants, holds_until=holds_until)
 
 
 class EntitlementChange(msgspec.Struct, frozen=True):
