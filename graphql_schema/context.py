@@ -23,7 +23,8 @@ async def _for_good() -> float | None:
 class Context:
     """One request's. `now` and `catalog` are fixed for it, so that all its fields agree.
 
-    `still_good` is for what lasts: it asks whether the principal still is one.
+    `still_good` asks whether the principal still is one: for a subscription, and for each root
+    field of a connection that is `lasting`.
     """
 
     def __init__(
@@ -33,16 +34,24 @@ class Context:
         request_id: str | None,
         *,
         still_good: StillGood = _for_good,
+        lasting: bool = False,
     ) -> None:
         self.services = services
         self.principal = principal
         self.request_id = request_id
         self.still_good = still_good
+        self.lasting = lasting
         self._catalog: Catalog | None = None
 
     def renewed(self) -> "Context":
         """For another operation of the same connection."""
-        return Context(self.services, self.principal, self.request_id, still_good=self.still_good)
+        return Context(
+            self.services,
+            self.principal,
+            self.request_id,
+            still_good=self.still_good,
+            lasting=self.lasting,
+        )
 
     @cached_property
     def now(self) -> datetime:

@@ -147,6 +147,8 @@ class Guarded(FieldExtension):
         principal: Principal = info.context.principal
         if rule is None or not rule.allows(principal):
             raise Forbidden(f"{info.field_name} is not open to {principal.role} with these scopes")
+        if info.context.lasting:
+            await info.context.still_good()
         return await next_(source, info, **kwargs)
 
 

@@ -49,9 +49,12 @@ PATIENCE_SECONDS: Final = 1.0
 RETRY_SECONDS: Final = 1.0
 """How long, after a read that failed, what is remembered answers without trying again."""
 
-_hits = Counter("entitlements_snapshot_hits", "Checks answered from memory")
-_misses = Counter("entitlements_snapshot_misses", "Checks that read the customer")
-_unsure = Counter("entitlements_snapshot_unsure", "Checks answered while the database was away")
+_hits = Counter("entitlements_snapshot_hits", "Times that a customer was known from memory")
+_misses = Counter("entitlements_snapshot_misses", "Times that a customer was read")
+_unsure = Counter(
+    "entitlements_snapshot_unsure",
+    "Times that a customer was known from memory alone, the database away",
+)
 _size = Gauge("entitlements_snapshot_size", "Customers whose grants are in memory")
 _staleness = Gauge(
     "entitlements_snapshot_staleness_seconds",

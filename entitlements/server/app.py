@@ -201,7 +201,7 @@ class _SocketContext(Context):
     """A connection's: it is nobody's until its `connection_init`."""
 
     def __init__(self, socket: WebSocket) -> None:
-        super().__init__(socket.app.state.services, _NOBODY, socket.state.request_id)
+        super().__init__(socket.app.state.services, _NOBODY, socket.state.request_id, lasting=True)
         self.connection_params: dict[str, object] = {}
         self._socket = socket
 

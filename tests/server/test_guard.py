@@ -25,9 +25,8 @@ from entitlements.catalog.model import EntitlementValue, GrantMode
 from entitlements.server import keys
 from entitlements.services import Services
 from tests.api import Api
-from tests.server.test_subscriptions import STAFF, lend, url
+from tests.server.test_subscriptions import STAFF, lend
 
-__all__ = ["url"]  # a fixture
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 

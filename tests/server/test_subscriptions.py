@@ -17,8 +17,6 @@ from entitlements.audit.ledger import Actor
 from entitlements.catalog.model import EntitlementValue, GrantMode
 from entitlements.kernel.clock import SettableClock
 from entitlements.server import keys
-from entitlements.server.app import create_app
-from entitlements.server.demo import Server, listen, server_config
 from entitlements.services import Services, opened_services
 from entitlements.settings import Settings
 from entitlements.subscriptions.change import Authority
@@ -31,29 +29,6 @@ STAFF = Caller(Actor("staff"), Authority.STAFF)
 CHANGED = """subscription ($id: ID, $after: BigInt) {
   entitlementsChanged(customerId: $id, afterRevision: $after) {
     revision entitlements { feature { id } sources { kind package { versionId } } } } }"""
-
-
-@pytest.fixture
-async def url(services: Services, api: Api, example: Any) -> AsyncIterator[str]:
-    """The API over TCP, with a customer on the starter plan."""
-    await api.create_customer("acme")
-    await api.change("start", customerId="acme", planId="starter")
-
-    @asynccontextmanager
-    async def already_open() -> AsyncIterator[Services]:
-        yield services
-
-    app = create_app(already_open)
-    app.state.services = services
-    bound = listen("127.0.0.1", 0)
-    server = Server(server_config(app, lifespan="off"))
-    task = asyncio.create_task(server.serve(sockets=[bound]))
-    while not server.started:
-        await asyncio.sleep(0.01)
-    yield f"127.0.0.1:{bound.getsockname()[1]}"
-    services.streams.close()
-    server.should_exit = True
-    await asyncio.wait_for(task, 10)
 
 
 async def lend(services: Services, feature_id: str, **more: Any) -> None:
@@ -166,6 +141,22 @@ async def test_a_stream_ends_with_its_bearer(
         await event(third)
         await keys.revoke(services.database, Actor("test"), row.id)
         await ended(third)
+
+
+@on_sqlite
+async def test_a_revoked_key_can_do_nothing_more_over_its_open_connection(
+    url: str, services: Services
+) -> None:
+    row, key = await keys.create(services.database, Actor("test"), role="service", name="back end")
+    async with connected(url, key) as socket:
+        for refused in (False, True):
+            query = {"query": "{ viewer { role } }"}
+            await socket.send(json.dumps({"id": "1", "type": "subscribe", "payload": query}))
+            answer = await heard(socket)
+            assert ("errors" in answer["payload"]) == refused
+            assert (await heard(socket))["type"] == "complete"
+            await keys.revoke(services.database, Actor("test"), row.id)
+    assert answer["payload"]["errors"][0]["extensions"]["code"] == "UNAUTHENTICATED"
 
 
 async def ended(socket: ClientConnection) -> None:
