@@ -97,7 +97,6 @@ class Access:
             token_generation=0,
             grants=None,
             catalog_revision=catalog.revision,
-            holds_until=None,
             read_at=0,
         )
         return [_answer(Known(nobody, catalog), check, NOT_USED) for check in checks]
