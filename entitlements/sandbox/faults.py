@@ -27,12 +27,14 @@ class Fault(msgspec.Struct, forbid_unknown_fields=True):
     """One fault: what goes wrong, for which calls or events, how often.
 
     `method` and `path` (a prefix) choose API calls, `types` (names, or groups such as
-    `invoice.*`) choose events; left out they choose all. `seconds` is for latency and delay.
+    `invoice.*`) choose events; left out they choose all. `after` calls or events of these pass
+    first. `seconds` is for latency and delay.
     `error_before` fails without an effect, `error_after` and `cut_after` once it was stored.
     """
 
     kind: Kind
     times: int = 1
+    after: int = 0
     method: str | None = None
     path: str = "/v1/"
     types: list[str] = []
@@ -65,7 +67,10 @@ class Faults:
         hit = [f for f in self.active if f.kind.startswith("webhook_") and f.chooses_event(type)]
         return self._use(hit)
 
-    def _use(self, hit: list[Fault]) -> list[Fault]:
+    def _use(self, chosen: list[Fault]) -> list[Fault]:
+        hit = [fault for fault in chosen if fault.after <= 0]
+        for fault in chosen:
+            fault.after -= 1
         for fault in hit:
             fault.times -= 1
         self.active = [f for f in self.active if f.times > 0]
