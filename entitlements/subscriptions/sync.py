@@ -144,6 +144,8 @@ class ProviderSync:
             try:
                 await self._settlement.finish(change.id)
             except ServiceError as error:
+                if (await self._settlement.change(change.id)).status in ("pending", *WAITING):
+                    raise  # not the change's answer: it is still to be settled
                 log.info("change_settled_with_error", change=change.id, code=error.code)
         return row.id
 
