@@ -29,6 +29,7 @@ from entitlements.catalog.model import Catalog, ProrationMode
 from entitlements.kernel.clock import Clock, wall_now
 from entitlements.kernel.errors import (
     Conflict,
+    IdempotencyConflict,
     PaymentDeclined,
     ValidationFailed,
 )
@@ -305,7 +306,7 @@ class StripeProvider:
         if order.new_period:
             params["billing_cycle_anchor"] = {"type": "now"}
         try:
-            await self._client.v1.subscriptions.update_async(
+            updated = await self._client.v1.subscriptions.update_async(
                 subscription_id,
                 params,  # type: ignore[arg-type]
                 {"idempotency_key": f"{change_id}:update"},
@@ -321,6 +322,8 @@ class StripeProvider:
         subscription = await self._subscription(subscription_id)
         if subscription.pending_change_id == change_id:
             return await self._unpaid(change_id, subscription)
+        if subscription.change_id != change_id:  # an earlier try was taken, and has been undone
+            return await self._undone(subscription, _id(updated.latest_invoice))
         return await self._sweep(change_id, subscription, changes.emptied)
 
     async def _end(self, change_id: str, subscription_id: str, prorate: bool) -> Outcome:
@@ -416,14 +419,21 @@ class StripeProvider:
         if (waiting := await self._waiting(found, subscription)) is not None:
             return waiting
         await self._void(change_id, subscription.latest_invoice_id)
-        intent = _payment_intent(found)
-        error = intent.last_payment_error if intent is not None else None
+        invoice = await self._retrieve_invoice(subscription.latest_invoice_id)
+        return _unpaid_outcome(found, await self._subscription(subscription.id), invoice)
+
+    async def _undone(self, subscription: ProviderSubscription, invoice_id: str | None) -> Outcome:
+        """An order whose invoice was voided: its card was declined, or nobody paid in time."""
+        if invoice_id is not None:
+            found = await self._with_payment(invoice_id)
+            intent = _payment_intent(found)
+            if intent is not None and intent.last_payment_error is not None:
+                return _unpaid_outcome(found, subscription, await self._invoice(found))
         return Outcome(
-            kind=OutcomeKind.DECLINED,
-            subscription=await self._subscription(subscription.id),
-            invoice=await self._retrieve_invoice(subscription.latest_invoice_id),
-            message=(error.message if error else None) or "the payment was declined",
-            decline_code=(error.decline_code or error.code) if error else None,
+            kind=OutcomeKind.REFUSED,
+            subscription=subscription,
+            message="it was not paid in time",
+            failure_code="PAYMENT_NOT_MADE",
         )
 
     async def _with_payment(self, invoice_id: str) -> stripe.Invoice:
@@ -485,12 +495,7 @@ class StripeProvider:
         if subscription.status is SubscriptionStatus.INCOMPLETE:
             return await self._pay_first_invoice(change_id, subscription.id)
         if subscription.status is SubscriptionStatus.CANCELED:
-            return Outcome(
-                kind=OutcomeKind.REFUSED,
-                subscription=subscription,
-                message="it was not paid in time",
-                failure_code="PAYMENT_NOT_MADE",
-            )
+            return await self._undone(subscription, subscription.latest_invoice_id)
         return await self._applied(subscription)
 
     async def _subscription_of(
@@ -698,6 +703,7 @@ class StripeProvider:
     async def start_checkout(
         self, key: str, customer_provider_id: str, currency: str, return_url: str
     ) -> Checkout:
+        expires_at = int((wall_now() + CHECKOUT_OPEN_FOR).timestamp())
         async with _provider_errors():
             session = await self._client.v1.checkout.sessions.create_async(
                 {
@@ -706,9 +712,10 @@ class StripeProvider:
                     "currency": currency,
                     "success_url": return_url,
                     "cancel_url": return_url,
-                    "expires_at": int((wall_now() + CHECKOUT_OPEN_FOR).timestamp()),
+                    "expires_at": expires_at,
                 },
-                {"idempotency_key": key},
+                # A later try is another page: the time is in it. Nobody has seen a lost one.
+                {"idempotency_key": f"{key}:{expires_at}"},
             )
             return _checkout(session)
 
@@ -747,6 +754,8 @@ class StripeProvider:
                     message=declined.message,
                     decline_code=declined.decline_code,
                 )
+            except stripe.IdempotencyError as error:
+                raise IdempotencyConflict("this key was used for another invoice") from error
             except stripe.InvalidRequestError as error:
                 return Outcome(kind=OutcomeKind.REFUSED, message=str(error.user_message or error))
             invoice = await self._retrieve_invoice(invoice_provider_id)
@@ -973,6 +982,21 @@ def _payment_intent(invoice: stripe.Invoice) -> Any:
         if intent is not None and not isinstance(intent, str):
             return intent
     return None
+
+
+def _unpaid_outcome(
+    found: stripe.Invoice, subscription: ProviderSubscription, invoice: ProviderInvoice
+) -> Outcome:
+    """An order whose card was declined, in the words of its payment."""
+    intent = _payment_intent(found)
+    error = intent.last_payment_error if intent is not None else None
+    return Outcome(
+        kind=OutcomeKind.DECLINED,
+        subscription=subscription,
+        invoice=invoice,
+        message=(error.message if error else None) or "the payment was declined",
+        decline_code=(error.decline_code or error.code) if error else None,
+    )
 
 
 def _declined(error: stripe.CardError) -> PaymentDeclined:
