@@ -75,6 +75,12 @@ class Api:
         found = await self.ask(TAKE_BACK, id=change_id)
         return found["cancelScheduledChange"]
 
+    async def pay_invoice(self, invoice_id: str, key: str) -> Any:
+        return (await self.ask(PAY_INVOICE, id=invoice_id, key=key))["payInvoice"]
+
+    async def set_up_payment_method(self, customer_id: str) -> Any:
+        return (await self.ask(SET_UP, id=customer_id))["setUpPaymentMethod"]
+
     async def access(self, customer_id: str | None, feature_id: str, **more: Any) -> Any:
         found = await self.ask(
             """query ($customerId: ID, $featureId: ID!, $quantity: BigInt! = "1",
@@ -185,6 +191,14 @@ SET_LEVEL = f"""mutation ($customerId: ID, $featureId: ID!, $level: BigInt!, $ke
 RECORD = """mutation ($events: [UsageEventInput!]!) { recordUsage(events: $events) { __typename
   ... on UsageRecorded { accepted duplicates rejected { id code } }
   ... on ValidationFailed { issues { path code } } } }"""
+PAY_INVOICE = """mutation ($id: ID!, $key: String!) {
+  payInvoice(id: $id, idempotencyKey: $key) { __typename
+    ... on InvoicePaid { invoice { status amountPaid { amountMinor } }
+      customer { subscriptions { status } } }
+    ... on PaymentDeclined { declineCode } ... on UserError { code message } } }"""
+
+SET_UP = """mutation ($id: ID!) { setUpPaymentMethod(customerId: $id) { __typename
+  ... on CheckoutRequired { url } ... on UserError { code message } } }"""
 
 CUSTOMER = """query ($id: ID) { customer(id: $id) { id revision creditBalance { amountMinor }
   paymentMethod { brand last4 }

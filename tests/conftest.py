@@ -52,6 +52,24 @@ START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 """When every test's time begins, unless it says otherwise."""
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--soak", action="store_true", help="every case, not a sample: an hour")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What is marked `soak` runs in `make soak` only."""
+    if not config.getoption("--soak"):
+        left_out = [item for item in items if item.get_closest_marker("soak")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("soak")]
+
+
+@pytest.fixture
+def soak(request: pytest.FixtureRequest) -> bool:
+    """Whether every case is wanted, and not a sample."""
+    return bool(request.config.getoption("--soak"))
+
+
 # ── databases ────────────────────────────────────────────────────────────────
 
 

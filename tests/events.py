@@ -19,17 +19,21 @@ def signed(payload: str, *, secret: str = WEBHOOK_SECRET, age_seconds: int = 0) 
     return {"Stripe-Signature": header, "Content-Type": "application/json"}
 
 
-async def events_of(sandbox_url: str) -> list[dict[str, Any]]:
-    """Everything that happened at the provider, oldest first."""
+async def events_of(provider: str | httpx.AsyncClient) -> list[dict[str, Any]]:
+    """Everything that happened at the provider (its URL, or a client of it), oldest first."""
+    if isinstance(provider, str):
+        async with httpx.AsyncClient(
+            base_url=provider, auth=("sk_test_x", ""), verify=False
+        ) as client:
+            return await events_of(client)
     events: list[dict[str, Any]] = []
-    async with httpx.AsyncClient(auth=("sk_test_x", ""), verify=False) as client:
-        more: dict[str, str] = {}
-        while True:
-            found = (await client.get(f"{sandbox_url}/v1/events?limit=100", params=more)).json()
-            events += found["data"]
-            if not found["has_more"]:
-                return events[::-1]
-            more = {"starting_after": events[-1]["id"]}
+    more: dict[str, str] = {"limit": "100"}
+    while True:
+        found = (await provider.get("/v1/events", params=more)).json()
+        events += found["data"]
+        if not found["has_more"]:
+            return events[::-1]
+        more["starting_after"] = events[-1]["id"]
 
 
 async def post(api: Api, event: dict[str, Any]) -> int:

@@ -1,0 +1,269 @@
+"""Everything that calls the provider: what is there before, and the request to disturb."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from entitlements.catalog import examples
+from entitlements.catalog.document import read
+from entitlements.kernel.period import add_months
+from tests.conftest import publish
+from tests.events import events_of
+from tests.faults.world import CUSTOMER, Prepared, World, opened, provider
+
+Step = Callable[[World], Awaitable[Any]]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """`prepare` leaves what the request needs in `world.memo`; `ask` may be asked again.
+
+    `answers` are the types that an answer may have in the end: the first is the undisturbed one.
+    `again` are actions that the ledger may have more often than undisturbed: each try is told.
+    """
+
+    prepare: Step
+    ask: Step
+    answers: tuple[str, ...] = ("ChangeCommitted",)
+    again: tuple[str, ...] = ()
+
+
+async def prepared(operation: Operation, database_url: str, directory: Path) -> Prepared:
+    """Do what comes before, on an empty database, and let go of it."""
+    file = directory / "prepared.sandbox"
+    async with provider(file) as sandbox_url, opened(database_url, sandbox_url) as world:
+        await publish(world.services, read(examples.text("workspace")).document)
+        await operation.prepare(world)
+        return Prepared(database_url, file, world.memo)
+
+
+_WORKSPACE = {"customerId": CUSTOMER, "productId": "workspace"}
+
+
+# ── what is there before ─────────────────────────────────────────────────────
+
+
+def _customer_with(card: str | None) -> Step:
+    async def prepare(world: World) -> None:
+        await world.api.create_customer(CUSTOMER, card)
+
+    return prepare
+
+
+async def _on(world: World, plan: str = "starter", card: str = "pm_card_visa") -> None:
+    await world.api.create_customer(CUSTOMER, card)
+    started = await world.api.change("start", customerId=CUSTOMER, planId=plan)
+    assert started["__typename"] == "ChangeCommitted", started
+
+
+def _quoted(before: Step, **change: Any) -> Step:
+    """A quote is at hand, so that its commit alone is disturbed."""
+
+    async def prepare(world: World) -> None:
+        await before(world)
+        quote = await world.api.preview(customerId=CUSTOMER, **change)
+        assert quote["__typename"] == "Quote", quote
+        world.memo["token"] = quote["token"]
+
+    return prepare
+
+
+async def _with_add_on(world: World) -> None:
+    await _on(world)
+    bought = await world.api.purchase(
+        customerId=CUSTOMER, addOnId="extra-calls", idempotencyKey="before"
+    )
+    assert bought["__typename"] == "ChangeCommitted", bought
+
+
+def _new_card(before: Step, card: str) -> Step:
+    """Another card is saved, on the provider's page."""
+
+    async def prepare(world: World) -> None:
+        await before(world)
+        page = await world.api.set_up_payment_method(CUSTOMER)
+        await world.press(page["url"], card=card)
+        if card == "pm_card_authenticationRequired":
+            await world.press(page["url"], action="authenticate")
+        await world.run_down()
+
+    return prepare
+
+
+async def _asked_for_a_card(world: World) -> None:
+    await world.api.create_customer(CUSTOMER, None)
+    asked = await world.api.change("start", customerId=CUSTOMER, planId="starter")
+    await world.press(asked["url"], card="pm_card_visa")
+    await _remember_events(world)
+
+
+async def _asked_to_authenticate(world: World) -> None:
+    await world.api.create_customer(CUSTOMER, "pm_card_authenticationRequired")
+    asked = await world.api.change("start", customerId=CUSTOMER, planId="starter")
+    world.memo |= {"change": asked["change"]["id"], "page": asked["hostedUrl"]}
+
+
+async def _asked_to_authenticate_an_add_on(world: World) -> None:
+    await _new_card(_on, "pm_card_authenticationRequired")(world)
+    asked = await world.api.purchase(
+        customerId=CUSTOMER, addOnId="extra-calls", idempotencyKey="before"
+    )
+    assert asked["__typename"] == "PaymentActionRequired", asked
+    world.memo |= {"change": asked["change"]["id"], "page": asked["hostedUrl"]}
+
+
+def _authenticated(before: Step, action: str = "authenticate") -> Step:
+    async def prepare(world: World) -> None:
+        await before(world)
+        await world.press(world.memo["page"], action=action)
+        await _remember_events(world)
+
+    return prepare
+
+
+async def _to_be_canceled(world: World) -> None:
+    await _on(world)
+    canceled = await world.api.cancel("before", **_WORKSPACE)
+    assert canceled["change"]["status"] == "SCHEDULED", canceled
+    world.memo["change"] = canceled["change"]["id"]
+
+
+async def _past_due(world: World) -> None:
+    await _on(world, card="pm_card_visa_declinesAtRenewal")
+    await world.api.advance("2026-04-02T12:00:00Z")
+
+
+async def _past_due_with_another_card(world: World) -> None:
+    await _new_card(_past_due, "pm_card_mastercard")(world)
+    query = '{ customer(id: "acme") { invoices(first: 1) { nodes { id } } } }'
+    [invoice] = (await world.api.ask(query))["customer"]["invoices"]["nodes"]
+    world.memo["invoice"] = invoice["id"]
+
+
+def _month_later(before: Step) -> Step:
+    """A month passes at the provider, unseen; its webhooks are on their way."""
+
+    async def prepare(world: World) -> None:
+        await before(world)
+        await world.services.payments.advance_clock(add_months(world.services.clock.now(), 1))
+        await _remember_events(world)
+
+    return prepare
+
+
+async def _fails_at_renewal(world: World) -> None:
+    await _on(world, card="pm_card_visa_declinesAtRenewal")
+
+
+async def _remember_events(world: World) -> None:
+    world.memo["events"] = await events_of(world.provider)
+
+
+# ── the request ──────────────────────────────────────────────────────────────
+
+
+def _preview(**change: Any) -> Step:
+    async def ask(world: World) -> Any:
+        return await world.api.preview(customerId=CUSTOMER, **change)
+
+    return ask
+
+
+async def _commit(world: World) -> Any:
+    return await world.api.commit(world.memo["token"], "disturbed")
+
+
+async def _purchase(world: World) -> Any:
+    return await world.api.purchase(
+        customerId=CUSTOMER, addOnId="extra-calls", idempotencyKey="disturbed"
+    )
+
+
+async def _cancel_at_end(world: World) -> Any:
+    return await world.api.cancel("disturbed", **_WORKSPACE)
+
+
+async def _cancel_now(world: World) -> Any:
+    return await world.api.cancel("disturbed", **_WORKSPACE, timing="NOW", reason="asked")
+
+
+async def _cancel_what_waits(world: World) -> Any:
+    return await world.api.take_back(world.memo["change"])
+
+
+async def _pay(world: World) -> Any:
+    return await world.api.pay_invoice(world.memo["invoice"], "disturbed")
+
+
+async def _set_up(world: World) -> Any:
+    return await world.api.set_up_payment_method(CUSTOMER)
+
+
+async def _hear(world: World) -> Any:
+    """The provider's webhooks arrive, and are applied."""
+    await world.post_events(world.memo["events"])
+    while await world.services.webhooks.work():
+        pass
+    done = await world.inbox_is_done()
+    return {"__typename": "Done" if done else "PaymentProviderUnavailable"}
+
+
+_TWICE = ("ChangeCommitted", "Conflict")
+"""What has no key answers a second time that there is nothing to do any more."""
+
+OPERATIONS = {
+    "the first preview of all": Operation(
+        _customer_with("pm_card_visa"), _preview(planId="starter"), ("Quote",)
+    ),
+    "a first purchase": Operation(
+        _quoted(_customer_with("pm_card_visa"), planId="starter"), _commit
+    ),
+    "a first purchase that is declined": Operation(
+        _quoted(_customer_with("pm_card_chargeCustomerFail"), planId="starter"),
+        _commit, ("PaymentDeclined",),
+    ),
+    "a first purchase that asks for 3-D Secure": Operation(
+        _quoted(_customer_with("pm_card_authenticationRequired"), planId="starter"),
+        _commit, ("PaymentActionRequired",),
+    ),
+    "a first purchase without a card": Operation(
+        _quoted(_customer_with(None), planId="starter"),
+        _commit, ("CheckoutRequired",),
+    ),
+    "an add-on": Operation(_on, _purchase),
+    "an add-on that is declined": Operation(
+        _new_card(_on, "pm_card_chargeCustomerFail"), _purchase, ("PaymentDeclined",)
+    ),
+    "an add-on that asks for 3-D Secure": Operation(
+        _new_card(_on, "pm_card_authenticationRequired"), _purchase, ("PaymentActionRequired",)
+    ),
+    "an upgrade": Operation(_quoted(_on, planId="professional"), _commit),
+    "an upgrade that drops an add-on": Operation(
+        _quoted(_with_add_on, planId="professional", addOns=[{"id": "extra-calls", "quantity": 0}],
+                timing="NOW", reason="they asked for it"),
+        _commit,
+    ),
+    "month to year": Operation(_quoted(_on, interval="YEAR"), _commit),
+    "a cancellation now": Operation(_with_add_on, _cancel_now),
+    "a cancellation in arrears": Operation(_past_due, _cancel_now),
+    "a cancellation at the end": Operation(_on, _cancel_at_end),
+    "a cancellation taken back": Operation(_to_be_canceled, _cancel_what_waits, _TWICE),
+    "a first purchase given up": Operation(_asked_to_authenticate, _cancel_what_waits, _TWICE),
+    "an add-on given up": Operation(_asked_to_authenticate_an_add_on, _cancel_what_waits, _TWICE),
+    "a saved card": Operation(
+        _on, _set_up, ("CheckoutRequired",), ("customer.payment_method_asked",)
+    ),
+    "an open invoice paid": Operation(
+        _past_due_with_another_card, _pay, ("InvoicePaid",), ("invoice.payment_tried",)
+    ),
+    "webhooks of a Checkout": Operation(_asked_for_a_card, _hear, ("Done",)),
+    "webhooks of 3-D Secure passed": Operation(
+        _authenticated(_asked_to_authenticate_an_add_on), _hear, ("Done",)
+    ),
+    "webhooks of 3-D Secure failed": Operation(
+        _authenticated(_asked_to_authenticate_an_add_on, "refuse"), _hear, ("Done",)
+    ),
+    "webhooks of a renewal": Operation(_month_later(_on), _hear, ("Done",)),
+    "webhooks of a failed renewal": Operation(_month_later(_fails_at_renewal), _hear, ("Done",)),
+}  # fmt: skip
