@@ -1,5 +1,5 @@
-"""The service is killed between the provider's effect and our commit: once it is back, all is
-there once, paid once."""
+"""`entitlements serve` is killed between the provider's effect and our commit: once it is back and
+its lease has run out, all is there once, paid once. Every other point: `test_every_statement`."""
 
 import asyncio
 import contextlib
@@ -124,15 +124,12 @@ async def publish_example(api: Api) -> None:
 
 
 @pytest.mark.parametrize(
-    ("deadly", "buy"),
+    ("database_url", "deadly", "buy"),
     [
-        (("POST", "/v1/subscriptions/sub_"), "add-on"),  # the update of a subscription
-        (("GET", "/v1/subscriptions/sub_"), "add-on"),  # the look at what came of it
-        (("POST", "/v1/subscriptions"), "plan"),  # the creation: not yet paid
-        (("POST", "/v1/invoices/in_"), "plan"),  # the first payment
-        (("POST", "/v1/customers"), "plan"),
-        (("POST", "/v1/payment_methods"), "plan"),
+        ("sqlite", ("POST", "/v1/subscriptions/sub_"), "add-on"),  # the update of a subscription
+        ("postgresql", ("POST", "/v1/invoices/in_"), "plan"),  # the first payment
     ],
+    indirect=["database_url"],
 )
 async def test_killed_between_the_providers_effect_and_our_commit(
     database_url: str, sandbox_url: str, deadly: tuple[str, str], buy: str

@@ -116,46 +116,81 @@ async def test_the_providers_pages_lead_back_only_where_it_is_allowed(
     assert issue == {"path": ["returnUrl"], "code": "ORIGIN_NOT_ALLOWED"}
 
 
-async def test_another_card_pays_the_invoice_that_failed_and_access_comes_back(
+async def _save_card(api: Api, services: Services, sandbox_url: str, card: str) -> None:
+    """The customer saves a card on the provider's page; it is charged from then on."""
+    page = await api.set_up_payment_method("acme")
+    await press(page["url"], card=card)
+    if card == "pm_card_authenticationRequired":
+        await press(page["url"], action="authenticate")
+    await deliver(api, services, sandbox_url)
+
+
+async def test_a_declined_purchase_goes_through_with_another_card(
+    api: Api, services: Services, sandbox_url: str, example: Any
+) -> None:
+    await api.create_customer("acme", "pm_card_chargeCustomerFail")
+    assert (await api.change("one", customerId="acme", planId="starter"))["declineCode"]
+    await _save_card(api, services, sandbox_url, "pm_card_mastercard")
+
+    bought = await api.change("two", customerId="acme", planId="starter")
+
+    assert bought["change"]["status"] == "APPLIED", bought
+    assert (await api.access("acme", "seats"))["allowed"]
+    customer = await api.customer("acme")
+    assert [change["status"] for change in customer["changes"]["nodes"]] == ["APPLIED", "FAILED"]
+    assert [invoice["status"] for invoice in customer["invoices"]["nodes"]] == ["paid", "void"]
+
+
+async def test_what_nobody_authenticates_in_time_is_dropped_and_can_be_bought_anew(
+    api: Api, services: Services, sandbox_url: str, example: Any
+) -> None:
+    await api.create_customer("acme")
+    await api.change("start", customerId="acme", planId="starter")
+    await _save_card(api, services, sandbox_url, "pm_card_authenticationRequired")
+    asked = await api.purchase(
+        customerId="acme", addOnId="advanced-analytics", idempotencyKey="one"
+    )
+    assert asked["__typename"] == "PaymentActionRequired", asked
+    await api.advance("2026-03-02T12:00:00Z")  # a pending update lives for 23 hours
+    await deliver(api, services, sandbox_url)
+
+    customer = await api.customer("acme")
+    assert customer["changes"]["nodes"][0]["status"] == "FAILED"
+    assert customer["changes"]["nodes"][0]["failure"] == {"code": "PAYMENT_NOT_MADE"}
+    assert [invoice["status"] for invoice in customer["invoices"]["nodes"]] == ["void", "paid"]
+    assert not (await api.access("acme", "dashboards"))["allowed"]
+    again = await api.purchase(
+        customerId="acme", addOnId="advanced-analytics", idempotencyKey="two"
+    )
+    assert again["__typename"] == "PaymentActionRequired", again
+
+
+async def test_a_failed_renewal_has_its_grace_then_access_ends_and_another_card_brings_it_back(
     api: Api, services: Services, sandbox_url: str, example: Any
 ) -> None:
     await api.create_customer("acme", "pm_card_visa_declinesAtRenewal")
     await api.change("start", customerId="acme", planId="starter")
-    await api.advance("2026-04-02T12:00:00Z")
+    await api.advance("2026-04-15T11:59:59Z")  # 14 days after the renewal failed
 
     [held] = (await api.customer("acme"))["subscriptions"]
     assert held["status"] == "PAST_DUE"
-    assert (await api.access("acme", "seats"))["allowed"]  # within the grace of 14 days
+    assert (await api.access("acme", "seats"))["allowed"]
     blocked = await api.preview(customerId="acme", planId="professional")
     assert (blocked["__typename"], blocked["code"]) == ("Conflict", "PAYMENT_PAST_DUE")
 
-    page = await api.ask(
-        """mutation { setUpPaymentMethod(customerId: "acme") {
-             ... on CheckoutRequired { url } } }"""
-    )
-    await press(page["setUpPaymentMethod"]["url"], card="pm_card_mastercard")
-    await deliver(api, services, sandbox_url)
-    assert (await api.customer("acme"))["paymentMethod"]["brand"] == "mastercard"
+    await api.advance("2026-04-15T12:00:01Z")
+    assert (await api.access("acme", "seats"))["reason"] == "SUBSCRIPTION_UNPAID"
 
-    open_invoice = await api.ask('{ customer(id: "acme") { invoices(first: 1) { nodes { id } } } }')
-    pay = """mutation ($id: ID!) { payInvoice(id: $id, idempotencyKey: "pay") { __typename
-               ... on InvoicePaid { invoice { status amountPaid { amountMinor } }
-                 customer { subscriptions { status } } } ... on UserError { code message } } }"""
-    [invoice] = open_invoice["customer"]["invoices"]["nodes"]
+    await _save_card(api, services, sandbox_url, "pm_card_mastercard")
+    assert (await api.customer("acme"))["paymentMethod"]["brand"] == "mastercard"
+    newest = await api.ask('{ customer(id: "acme") { invoices(first: 1) { nodes { id } } } }')
+    [invoice] = newest["customer"]["invoices"]["nodes"]
     for _ in range(2):
-        paid = (await api.ask(pay, id=invoice["id"]))["payInvoice"]
+        paid = await api.pay_invoice(invoice["id"], "pay")
         assert paid["__typename"] == "InvoicePaid", paid
         assert paid["invoice"] == {"status": "paid", "amountPaid": {"amountMinor": "2900"}}
         assert paid["customer"]["subscriptions"] == [{"status": "ACTIVE"}]
-
-
-async def test_access_ends_with_the_grace(api: Api, services: Services, example: Any) -> None:
-    await api.create_customer("acme", "pm_card_visa_declinesAtRenewal")
-    await api.change("start", customerId="acme", planId="starter")
-    await api.advance("2026-04-15T11:59:59Z")
     assert (await api.access("acme", "seats"))["allowed"]
-    await api.advance("2026-04-15T12:00:01Z")
-    assert (await api.access("acme", "seats"))["reason"] == "SUBSCRIPTION_UNPAID"
 
 
 async def test_a_cancellation_waits_for_the_end_can_be_undone_and_ends_access(
