@@ -13,8 +13,12 @@ run: .venv/run ## Serve the demo on 127.0.0.1:8000, its data in ./var
 test: .venv/dev ## Run every test, on SQLite and PostgreSQL
 	$(BIN)/pytest -n auto
 
+soak: .venv/dev ## Every fault at every call, every death, 10,000 webhooks; an hour or more
+	$(BIN)/pytest -n auto -v --soak tests/faults
+
 bench: .venv/dev ## Measure, and print tables; some minutes
 	PYTHONPATH=. $(BIN)/python tests/bench/bench_catalog.py
+	PYTHONPATH=. $(BIN)/python tests/bench/bench_webhooks.py
 
 check: .venv/dev ## Lint, types, the house's import rules, the lock
 	$(BIN)/ruff check .
@@ -49,4 +53,4 @@ clean: ## Remove what was installed and built; the demo's data in ./var stays
 	$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@touch $@
 
-.PHONY: help run test bench check lock schema wheel clean
+.PHONY: help run test soak bench check lock schema wheel clean
