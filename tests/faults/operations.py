@@ -129,6 +129,13 @@ async def _to_be_canceled(world: World) -> None:
     world.memo["change"] = canceled["change"]["id"]
 
 
+async def _to_be_downgraded(world: World) -> None:
+    await _on(world, "professional")
+    planned = await world.api.change("before", customerId=CUSTOMER, planId="starter")
+    assert planned["change"]["status"] == "SCHEDULED", planned
+    world.memo["change"] = planned["change"]["id"]
+
+
 async def _past_due(world: World) -> None:
     await _on(world, card="pm_card_visa_declinesAtRenewal")
     await world.api.advance("2026-04-02T12:00:00Z")
@@ -245,6 +252,13 @@ OPERATIONS = {
         _commit,
     ),
     "month to year": Operation(_quoted(_on, interval="YEAR"), _commit),
+    "a downgrade at the end": Operation(
+        _quoted(lambda world: _on(world, "professional"), planId="starter"), _commit
+    ),
+    "a downgrade taken back": Operation(_to_be_downgraded, _cancel_what_waits, _TWICE),
+    "an add-on before a downgrade": Operation(
+        _quoted(_to_be_downgraded, addOns=[{"id": "extra-calls"}]), _commit
+    ),
     "a cancellation now": Operation(_with_add_on, _cancel_now),
     "a cancellation in arrears": Operation(_past_due, _cancel_now),
     "a cancellation at the end": Operation(_on, _cancel_at_end),
@@ -264,6 +278,7 @@ OPERATIONS = {
     "webhooks of 3-D Secure failed": Operation(
         _authenticated(_asked_to_authenticate_an_add_on, "refuse"), _hear, ("Done",)
     ),
+    "webhooks of a downgrade": Operation(_month_later(_to_be_downgraded), _hear, ("Done",)),
     "webhooks of a renewal": Operation(_month_later(_on), _hear, ("Done",)),
     "webhooks of a failed renewal": Operation(_month_later(_fails_at_renewal), _hear, ("Done",)),
 }  # fmt: skip
