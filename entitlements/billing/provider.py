@@ -529,7 +529,10 @@ class StripeProvider:
                     invoice=await self._retrieve_invoice(invoice_id),
                 )
             if subscription is not None and subscription.change_id == change_id:
-                return await self._applied(subscription)
+                applied = await self._applied(subscription)
+                if applied.invoice is None or applied.invoice.status != "void":
+                    return applied  # it was paid in the meantime
+                return msgspec.structs.replace(applied, kind=OutcomeKind.DECLINED)
             return Outcome(kind=OutcomeKind.DECLINED, subscription=subscription)
 
     async def cancel(
