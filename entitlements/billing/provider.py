@@ -18,12 +18,14 @@ import structlog
 
 from entitlements.billing.prices import PricedSlot, ProviderPrices
 from entitlements.billing.push import CatalogPush
-from entitlements.billing.sdk import id_of as _id
-from entitlements.billing.sdk import instant as _instant
-from entitlements.billing.sdk import metadata_of as _metadata
-from entitlements.billing.sdk import optional_instant as _optional_instant
-from entitlements.billing.sdk import provider_errors as _provider_errors
-from entitlements.billing.sdk import status_of
+from entitlements.billing.sdk import (
+    id_of,
+    instant,
+    metadata_of,
+    optional_instant,
+    provider_errors,
+    status_of,
+)
 from entitlements.billing.transport import Transport
 from entitlements.catalog.model import Catalog, ProrationMode
 from entitlements.kernel.clock import Clock, wall_now
@@ -118,7 +120,7 @@ class StripeProvider:
     # ── customers ────────────────────────────────────────────────────────────
 
     async def ensure_customer(self, customer: BillingCustomer) -> ProviderCustomer:
-        async with _provider_errors():
+        async with provider_errors():
             provider_id = customer.provider_id or await self._create_customer(customer)
             found = await self._customer(provider_id)
             if found.deleted:
@@ -150,7 +152,7 @@ class StripeProvider:
         """Give the customer at the provider our name and e-mail address; None leaves one alone."""
         params: dict[str, Any] = {"name": name} if name is not None else {}
         params |= {"email": email} if email is not None else {}
-        async with _provider_errors(), _refusals():
+        async with provider_errors(), _refusals():
             await self._client.v1.customers.update_async(
                 provider_id,
                 params,  # type: ignore[arg-type]
@@ -189,7 +191,7 @@ class StripeProvider:
         )
 
     async def customer(self, provider_id: str) -> ProviderCustomer | None:
-        async with _provider_errors():
+        async with provider_errors():
             try:
                 return await self._customer(provider_id)
             except stripe.InvalidRequestError:
@@ -220,7 +222,7 @@ class StripeProvider:
     # ── orders ───────────────────────────────────────────────────────────────
 
     async def preview(self, order: BillingOrder) -> ProviderInvoice | None:
-        async with _provider_errors():
+        async with provider_errors():
             await self._follow_clock()
             items = (await self._items(order)).items if order.after else []
             if order.after and not items:
@@ -246,7 +248,7 @@ class StripeProvider:
             return await self._invoice(invoice)
 
     async def execute(self, change_id: str, order: BillingOrder) -> Outcome:
-        async with _provider_errors():
+        async with provider_errors():
             await self._follow_clock()
             try:
                 if order.subscription_provider_id is None:
@@ -293,7 +295,7 @@ class StripeProvider:
     async def _update(self, change_id: str, order: BillingOrder, subscription_id: str) -> Outcome:
         if order.release:
             found = await self._client.v1.subscriptions.retrieve_async(subscription_id)
-            if (schedule_id := _id(found.schedule)) is not None:
+            if (schedule_id := id_of(found.schedule)) is not None:
                 await self._release(schedule_id)
         changes = await self._items(order)
         params: dict[str, Any] = {"metadata": {"change": change_id}}
@@ -323,7 +325,7 @@ class StripeProvider:
         if subscription.pending_change_id == change_id:
             return await self._unpaid(change_id, subscription)
         if subscription.change_id != change_id:  # an earlier try was taken, and has been undone
-            return await self._undone(subscription, _id(updated.latest_invoice))
+            return await self._undone(subscription, id_of(updated.latest_invoice))
         return await self._sweep(change_id, subscription, changes.emptied)
 
     async def _end(self, change_id: str, subscription_id: str, prorate: bool) -> Outcome:
@@ -459,7 +461,7 @@ class StripeProvider:
             invoice=await self._invoice(found),
             client_secret=secret.client_secret if secret else None,
             hosted_url=found.hosted_invoice_url,
-            expires_at=_instant(expires or found.created + 23 * 3600),
+            expires_at=instant(expires or found.created + 23 * 3600),
         )
 
     async def _void(self, change_id: str, invoice_id: str) -> None:
@@ -469,7 +471,7 @@ class StripeProvider:
         )
 
     async def progress(self, change_id: str, order: BillingOrder) -> Outcome | None:
-        async with _provider_errors():
+        async with provider_errors():
             subscription = await self._subscription_of(change_id, order)
             if subscription is None:
                 return None
@@ -514,7 +516,7 @@ class StripeProvider:
         return None
 
     async def abandon(self, change_id: str, order: BillingOrder) -> Outcome:
-        async with _provider_errors():
+        async with provider_errors():
             subscription = await self._subscription_of(change_id, order)
             waiting = subscription is not None and (
                 subscription.pending_change_id == change_id
@@ -544,7 +546,7 @@ class StripeProvider:
         prorate: bool,
         void_open: bool,
     ) -> Outcome:
-        async with _provider_errors():
+        async with provider_errors():
             await self._follow_clock()
             try:
                 await self._end_now(subscription_provider_id, invoice_now, prorate)
@@ -579,7 +581,7 @@ class StripeProvider:
     async def set_future(
         self, key: str, subscription_provider_id: str, future: Future
     ) -> ProviderSubscription:
-        async with _provider_errors():
+        async with provider_errors():
             await self._follow_clock()
             try:
                 await self._set_future(key, subscription_provider_id, future)
@@ -601,7 +603,7 @@ class StripeProvider:
         phase = await self._next_phase(future)
         wanted = _digest(phase) if phase else None
         schedule: Any = found.schedule
-        if phase and schedule and _metadata(schedule.metadata).get("future") == wanted:
+        if phase and schedule and metadata_of(schedule.metadata).get("future") == wanted:
             return
         if schedule is not None and (phase is None or len(schedule.phases) > 1):
             await self._release(schedule.id)
@@ -645,7 +647,7 @@ class StripeProvider:
         running = schedule.phases[0]
         present: dict[str, Any] = {
             "items": [
-                {"price": _id(item.price)}
+                {"price": id_of(item.price)}
                 | ({} if item.quantity is None else {"quantity": item.quantity})
                 for item in running["items"]
             ],
@@ -684,7 +686,7 @@ class StripeProvider:
         `put` gives each its item id, None for one that has to be made; `delete` are item ids. The
         caller has seen to it that nothing could be due (`reconciliation.may_push`).
         """
-        async with _provider_errors(), _refusals():
+        async with provider_errors(), _refusals():
             await self._follow_clock()
             slots = [slot for _, slot in put]
             prices = await self.prices.ensure(await self._catalog(), slots, currency, interval)
@@ -707,7 +709,7 @@ class StripeProvider:
         self, key: str, customer_provider_id: str, currency: str, return_url: str
     ) -> Checkout:
         expires_at = int((wall_now() + CHECKOUT_OPEN_FOR).timestamp())
-        async with _provider_errors():
+        async with provider_errors():
             session = await self._client.v1.checkout.sessions.create_async(
                 {
                     "mode": "setup",
@@ -723,17 +725,17 @@ class StripeProvider:
             return _checkout(session)
 
     async def finish_checkout(self, checkout_id: str) -> Checkout:
-        async with _provider_errors():
+        async with provider_errors():
             session = await self._client.v1.checkout.sessions.retrieve_async(
                 checkout_id, {"expand": ["setup_intent"]}
             )
             intent: Any = session.setup_intent
             if session.status == "complete" and intent is not None and intent.payment_method:
                 await self._client.v1.customers.update_async(
-                    _id(session.customer) or "",
+                    id_of(session.customer) or "",
                     {
                         "invoice_settings": {
-                            "default_payment_method": _id(intent.payment_method) or ""
+                            "default_payment_method": id_of(intent.payment_method) or ""
                         }
                     },
                     {"idempotency_key": f"checkout:{checkout_id}:default"},
@@ -741,7 +743,7 @@ class StripeProvider:
             return _checkout(session)
 
     async def pay(self, invoice_provider_id: str, key: str) -> Outcome:
-        async with _provider_errors():
+        async with provider_errors():
             await self._follow_clock()
             try:
                 await self._client.v1.invoices.pay_async(
@@ -767,7 +769,7 @@ class StripeProvider:
     # ── reading ──────────────────────────────────────────────────────────────
 
     async def subscription(self, provider_id: str) -> ProviderSubscription | None:
-        async with _provider_errors():
+        async with provider_errors():
             try:
                 return await self._subscription(provider_id)
             except stripe.InvalidRequestError:
@@ -786,13 +788,13 @@ class StripeProvider:
         pending = found.pending_update
         return ProviderSubscription(
             id=found.id,
-            customer_provider_id=_id(found.customer) or "",
+            customer_provider_id=id_of(found.customer) or "",
             status=status_of(found),
             interval=Interval(recurring.interval),
             period=Period(
-                _instant(licensed.current_period_start), _instant(licensed.current_period_end)
+                instant(licensed.current_period_start), instant(licensed.current_period_end)
             ),
-            anchor=_instant(found.billing_cycle_anchor),
+            anchor=instant(found.billing_cycle_anchor),
             items=tuple(
                 ProviderItem(
                     item.id,
@@ -803,12 +805,12 @@ class StripeProvider:
                 )
                 for item in items
             ),
-            change_id=_metadata(found.metadata).get("change"),
-            pending_change_id=_metadata(pending.metadata).get("change") if pending else None,
-            cancel_at=None if _what_ends(found) else _optional_instant(found.cancel_at),
-            trial_ends_at=_optional_instant(found.trial_end),
-            ended_at=_optional_instant(found.ended_at),
-            latest_invoice_id=_id(found.latest_invoice),
+            change_id=metadata_of(found.metadata).get("change"),
+            pending_change_id=metadata_of(pending.metadata).get("change") if pending else None,
+            cancel_at=None if _what_ends(found) else optional_instant(found.cancel_at),
+            trial_ends_at=optional_instant(found.trial_end),
+            ended_at=optional_instant(found.ended_at),
+            latest_invoice_id=id_of(found.latest_invoice),
         )
 
     async def items_of(self, found: stripe.Subscription) -> Sequence[Any]:
@@ -821,14 +823,14 @@ class StripeProvider:
         return [item async for item in pages.auto_paging_iter()]
 
     async def invoice(self, provider_id: str) -> ProviderInvoice | None:
-        async with _provider_errors():
+        async with provider_errors():
             try:
                 return await self._retrieve_invoice(provider_id)
             except stripe.InvalidRequestError:
                 return None
 
     async def client_secret(self, invoice_provider_id: str) -> str | None:
-        async with _provider_errors():
+        async with provider_errors():
             found = await self._client.v1.invoices.retrieve_async(
                 invoice_provider_id, {"expand": ["confirmation_secret"]}
             )
@@ -838,7 +840,7 @@ class StripeProvider:
     async def invoices(
         self, customer_provider_id: str, since: datetime | None
     ) -> tuple[ProviderInvoice, ...]:
-        async with _provider_errors():
+        async with provider_errors():
             created = {"gte": int(since.timestamp())} if since is not None else None
             try:
                 pages = await self._client.v1.invoices.list_async(
@@ -866,8 +868,8 @@ class StripeProvider:
             number=found.number,
             status=found.status or "draft",
             currency=found.currency,
-            created_at=_instant(found.created),
-            subscription_provider_id=_id(details.subscription) if details else None,
+            created_at=instant(found.created),
+            subscription_provider_id=id_of(details.subscription) if details else None,
             total_minor=found.total,
             amount_due_minor=found.amount_due,
             amount_paid_minor=found.amount_paid,
@@ -885,7 +887,7 @@ class StripeProvider:
     async def advance_clock(self, to: datetime) -> None:
         if self._test_clock is None:
             return
-        async with _provider_errors():
+        async with provider_errors():
             clock_id = await self._test_clock()
             clocks = self._client.v1.test_helpers.test_clocks
             found = await clocks.retrieve_async(clock_id)
@@ -895,7 +897,7 @@ class StripeProvider:
                     found = await clocks.retrieve_async(clock_id)
                     continue
                 # It refuses more than two billing intervals at once.
-                step = min(to, add_months(_instant(found.frozen_time), 1))
+                step = min(to, add_months(instant(found.frozen_time), 1))
                 arrival = int(step.timestamp())
                 try:
                     found = await clocks.advance_async(
@@ -915,7 +917,7 @@ class StripeProvider:
             await self.advance_clock(now)
 
     async def create_test_clock(self, at: datetime) -> str:
-        async with _provider_errors():
+        async with provider_errors():
             created = await self._client.v1.test_helpers.test_clocks.create_async(
                 {"frozen_time": int(at.timestamp()), "name": "entitlements"},
                 {"idempotency_key": new_id("clock")},
@@ -944,7 +946,7 @@ def _checkout(session: Any) -> Checkout:
         id=session.id,
         status=CheckoutStatus(session.status),
         url=session.url,
-        expires_at=_instant(session.expires_at),
+        expires_at=instant(session.expires_at),
     )
 
 
@@ -976,7 +978,7 @@ def _line(catalog: Catalog, line: stripe.InvoiceLineItem, slots: Mapping[str, Pr
 
 def _price_id(line: stripe.InvoiceLineItem) -> str | None:
     details = line.pricing.price_details if line.pricing else None
-    return _id(details.price) if details else None
+    return id_of(details.price) if details else None
 
 
 def _payment_intent(invoice: stripe.Invoice) -> Any:
@@ -1012,8 +1014,8 @@ def _declined(error: stripe.CardError) -> PaymentDeclined:
 
 def _what_ends(subscription: stripe.Subscription) -> str:
     """`_BILLING`, or nothing where the end is that of what is held."""
-    return _metadata(subscription.metadata).get("ends", "")
+    return metadata_of(subscription.metadata).get("ends", "")
 
 
 def _period(start: int, end: int) -> Period | None:
-    return Period(_instant(start), _instant(end)) if start < end else None
+    return Period(instant(start), instant(end)) if start < end else None
