@@ -8,11 +8,12 @@ and makes it so, under a lease. Nothing is told while a change is unsettled: it 
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import structlog
 from sqlalchemy import ColumnElement, exists, select, update
 
+from entitlements.audit import ledger
 from entitlements.catalog.model import Catalog
 from entitlements.kernel.clock import Clock, wall_now
 from entitlements.kernel.errors import Conflict, ServiceError
@@ -20,12 +21,19 @@ from entitlements.storage.unit_of_work import Database
 from entitlements.subscriptions.due import Due
 from entitlements.subscriptions.leases import LEASE, kept_alive
 from entitlements.subscriptions.orders import correction_of, future_of
-from entitlements.subscriptions.payments import OutcomeKind, PaymentProvider, ProviderSubscription
+from entitlements.subscriptions.payments import (
+    OutcomeKind,
+    PaymentProvider,
+    ProviderInvoice,
+    ProviderSubscription,
+)
 from entitlements.subscriptions.records import (
     UNSETTLED,
     load_state,
     locked_customer,
+    mirror_invoice,
     mirror_items,
+    record,
 )
 from entitlements.subscriptions.state import billed_outside
 from entitlements.subscriptions.tables import ChangeRow, CustomerRow, SubscriptionRow
@@ -142,15 +150,66 @@ class Alignment:
             raise Conflict("the period is being renewed", code="RENEWAL_IN_PROGRESS")
         key = f"{subscription_id}:{generation}"
         order = correction_of(catalog, customer, held, provided)
-        if order is not None:
+        missed = await self._missed(subscription_id, provided.period.start)
+        if order is not None and missed:
             outcome = await self._payments.execute(f"{key}:items", order)
             if outcome.kind is not OutcomeKind.APPLIED:
                 raise Conflict("what is held could not be made so", code="NOT_CORRECTED")
+            await self._corrected(subscription_id, missed, outcome.invoice)
             if not order.after:
                 await self._leave(subscription_id)
                 return None
         future = future_of(catalog, state, held)
         return await self._payments.set_future(key, held.provider_id, future)
+
+    async def _missed(self, subscription_id: str, period_start: datetime) -> Sequence[str]:
+        """Changes that took effect with the running period, having waited for it.
+
+        Only for them are the provider's items corrected, which costs and credits: what somebody has
+        edited there by hand is for a person to look at (`entitlements reconcile`).
+        """
+        query = select(ChangeRow.id).where(
+            ChangeRow.subscription_id == subscription_id,
+            ChangeRow.status == "applied",
+            ChangeRow.effective_at == period_start,
+            ChangeRow.created_at < period_start,
+        )
+        async with self._database.read() as session:
+            return (await session.scalars(query)).all()
+
+    async def _corrected(
+        self, subscription_id: str, missed: Sequence[str], invoice: ProviderInvoice | None
+    ) -> None:
+        """The invoice of a correction is that of the changes which the provider had missed."""
+        if invoice is None or invoice.id is None:
+            return
+        async with self._database.write() as session:
+            row = await session.get_one(SubscriptionRow, subscription_id)
+            customer = await locked_customer(session, row.customer_id)
+            changes = select(ChangeRow).where(
+                ChangeRow.id.in_(missed), ChangeRow.invoice_provider_id.is_(None)
+            )
+            unclaimed = (await session.scalars(changes)).all()
+            if not unclaimed:
+                return
+            for change in unclaimed:
+                change.invoice_provider_id = invoice.id
+            await mirror_invoice(session, customer.id, subscription_id, invoice)
+            await record(
+                session,
+                self._clock.now(),
+                ledger.SYSTEM,
+                customer,
+                "subscription.corrected",
+                object_type="subscription",
+                object_id=subscription_id,
+                after={
+                    "changes": missed,
+                    "invoice": invoice.id,
+                    "total_minor": invoice.total_minor,
+                },
+                reason="the provider had renewed without having been told of them",
+            )
 
     async def _leave(self, subscription_id: str) -> None:
         """The provider's subscription has ended with its last charge; what is held lives on."""
