@@ -470,7 +470,9 @@ class StripeProvider:
             invoice_id, {}, {"idempotency_key": f"{change_id}:void"}
         )
 
-    async def progress(self, change_id: str, order: BillingOrder) -> Outcome | None:
+    async def progress(
+        self, change_id: str, order: BillingOrder, invoice_provider_id: str | None
+    ) -> Outcome | None:
         async with provider_errors():
             subscription = await self._subscription_of(change_id, order)
             if subscription is None:
@@ -481,7 +483,8 @@ class StripeProvider:
                 ended = subscription.status is SubscriptionStatus.CANCELED
                 return await self._applied(subscription) if ended else None
             if subscription.change_id != change_id:
-                return None
+                taken = invoice_provider_id is not None
+                return await self._undone(subscription, invoice_provider_id) if taken else None
             if order.subscription_provider_id is None:
                 return await self._progress_of_new(change_id, subscription)
             kept = {h.provider_item_id for h in order.before}

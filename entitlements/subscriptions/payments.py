@@ -211,8 +211,13 @@ class PaymentProvider(Protocol):
         """Carry an order out, once, however often it is sent: keys derive from `change_id`."""
         ...
 
-    async def progress(self, change_id: str, order: BillingOrder) -> Outcome | None:
-        """How far an order has come, by reading only; None where the provider never took it."""
+    async def progress(
+        self, change_id: str, order: BillingOrder, invoice_provider_id: str | None
+    ) -> Outcome | None:
+        """How far an order has come; None where the provider never took it.
+
+        `invoice_provider_id` is the invoice that it was seen to wait for, if it ever was.
+        """
         ...
 
     async def abandon(self, change_id: str, order: BillingOrder) -> Outcome:

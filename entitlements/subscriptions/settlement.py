@@ -201,7 +201,7 @@ class Settlement:
             return await self.carry_out(change.id)  # again: it is cancelled once
         if change.abandoned_by is not None:
             return await self.settle(change.id, await self._payments.abandon(change.id, order))
-        outcome = await self._payments.progress(change.id, order)
+        outcome = await self._payments.progress(change.id, order, change.invoice_provider_id)
         if outcome is not None:
             return await self.settle(change.id, outcome)
         if change.status == "pending" and wall_now() - change.started_at < KEY_AGE_LIMIT:

@@ -27,7 +27,7 @@ from entitlements.server.app import create_app
 from entitlements.server.demo import listen, serving_sandbox
 from entitlements.services import Services, opened_services
 from entitlements.settings import Settings, load_settings
-from entitlements.subscriptions.tables import ChangeRow
+from entitlements.subscriptions.tables import ChangeRow, SubscriptionRow
 from entitlements.worker import work_once
 from tests.api import Api
 from tests.conftest import ADMIN_KEY, START
@@ -67,6 +67,10 @@ class World:
         async with self.services.database.write() as session:
             await session.execute(update(ChangeRow).values(leased_until=wall_now()))
             await session.execute(update(WebhookEventRow).values(due_at=wall_now()))
+            untold = SubscriptionRow.align_due_at.is_not(None)
+            await session.execute(
+                update(SubscriptionRow).where(untold).values(align_due_at=wall_now())
+            )
 
     async def post_events(self, events: list[dict[str, Any]]) -> None:
         for event in events:
@@ -82,6 +86,13 @@ class World:
             await self.heal()
         raise AssertionError("the inbox does not come to an end")
 
+    async def _is_done(self) -> bool:
+        untold = select(func.count()).where(SubscriptionRow.align_due_at.is_not(None))
+        async with self.services.database.read() as session:
+            if await session.scalar(untold):
+                return False
+        return await self.inbox_is_done()
+
     async def inbox_is_done(self) -> bool:
         query = select(func.count()).select_from(WebhookEventRow)
         async with self.services.database.read() as session:
@@ -93,7 +104,7 @@ class World:
         newest = {event["type"]: event for event in await events_of(self.provider)}
         await self.post_events(list(newest.values()))
         for _ in range(20):
-            if not await work_once(self.services) and await self.inbox_is_done():
+            if not await work_once(self.services) and await self._is_done():
                 return
             await self.heal()
         raise AssertionError("the worker does not come to an end")
