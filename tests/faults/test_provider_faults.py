@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import select
 
 from entitlements.services import Services
-from entitlements.subscriptions import settlement
+from entitlements.subscriptions import leases
 from entitlements.subscriptions.tables import ChangeRow
 from tests.api import Api
 
@@ -32,20 +32,20 @@ async def test_a_process_that_waits_for_a_slow_provider_is_not_taken_for_dead(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     await _on_starter(api)
-    monkeypatch.setattr(settlement, "LEASE_RENEWED_AFTER_SECONDS", 0.1)
+    monkeypatch.setattr(leases, "LEASE_RENEWED_AFTER_SECONDS", 0.1)
     await fault(sandbox_url, kind="latency", seconds=2, method="POST", path="/v1/subscriptions")
     buying = asyncio.create_task(
         api.purchase(customerId="acme", addOnId="extra-calls", idempotencyKey="buy")
     )
-    leases = []
+    seen = []
     for _ in range(2):
         await asyncio.sleep(0.9)
         async with services.database.read() as session:
             pending = select(ChangeRow.leased_until).where(ChangeRow.status == "pending")
-            leases.append(await session.scalar(pending))
-    assert leases[0] is not None
-    assert leases[1] is not None
-    assert leases[0] < leases[1]
+            seen.append(await session.scalar(pending))
+    assert seen[0] is not None
+    assert seen[1] is not None
+    assert seen[0] < seen[1]
     assert (await buying)["__typename"] == "ChangeCommitted"
 
 
