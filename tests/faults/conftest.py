@@ -1,10 +1,11 @@
 """Faults are repeated often here: what pauses between tries, pauses briefly."""
 
 import pytest
-import stripe
+
+from entitlements.billing import transport
 
 
 @pytest.fixture(autouse=True)
 def _retried_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The SDK waits half a second and more before it tries again."""
-    monkeypatch.setattr(stripe.HTTPClient, "INITIAL_DELAY", 0.01)
+    """A call waits half a second and more before it is tried again."""
+    monkeypatch.setattr(transport, "FIRST_PAUSE_SECONDS", 0.01)

@@ -8,11 +8,10 @@ from typing import Any, NamedTuple
 import pytest
 import stripe
 
-from entitlements.billing import provider
+from entitlements.billing import transport
 from tests.faults.operations import OPERATIONS, Operation, prepared
 from tests.faults.world import Prepared, World, drift, outcome, until_answered
 
-SDK_TRIES = provider.MAX_NETWORK_RETRIES + 1
 SLOW_SECONDS, PATIENCE_SECONDS = 0.8, 0.4
 
 SAMPLED = {
@@ -32,24 +31,24 @@ class Call(NamedTuple):
 
 
 class Fault(NamedTuple):
-    """`times` in a row: as many as the SDK tries by itself outlast it."""
+    """`times` in a row: as many as a call is tried by itself outlast it."""
 
     kind: str
     times: int
 
 
 READING = (
-    Fault("rate_limit", 1),
-    Fault("error_before", SDK_TRIES),
-    Fault("cut_before", SDK_TRIES),
-    Fault("latency", SDK_TRIES),
+    Fault("rate_limit", transport.ATTEMPTS),
+    Fault("error_before", transport.ATTEMPTS),
+    Fault("cut_before", transport.ATTEMPTS),
+    Fault("latency", transport.ATTEMPTS),
 )
 WRITING = (
     *READING,
     Fault("error_after", 1),
-    Fault("error_after", SDK_TRIES),
+    Fault("error_after", transport.ATTEMPTS),
     Fault("cut_after", 1),
-    Fault("cut_after", SDK_TRIES),
+    Fault("cut_after", transport.ATTEMPTS),
     Fault("latency", 1),
 )
 """What is slow is given up before it takes effect, and takes effect all the same."""
@@ -102,7 +101,7 @@ async def test_a_fault_at_any_call_ends_as_if_there_had_been_none(
     for position, fault in cases:
         with monkeypatch.context() as patience:
             if fault.kind == "latency":
-                patience.setattr(provider, "TIMEOUT_SECONDS", PATIENCE_SECONDS)
+                patience.setattr(transport, "TIMEOUT_SECONDS", PATIENCE_SECONDS)
             wrong = await disturbed(operation, before, position, fault, undisturbed)
         if wrong:
             failed.append(f"{fault.kind} × {fault.times} at {made[position]}: {wrong}")
@@ -138,6 +137,8 @@ async def ended(world: World) -> dict[str, Any]:
     assert await world.api.ask("{ verifyAudit { ok } }") == {"verifyAudit": {"ok": True}}
     found = await outcome(world)
     assert drift(found) == []
+    async for checked in world.services.reconciler.customers():
+        assert not checked.findings, checked
     return found
 
 
