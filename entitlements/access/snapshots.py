@@ -30,6 +30,7 @@ from entitlements.kernel.errors import Conflict, Unavailable
 from entitlements.kernel.lru import Lru
 from entitlements.storage.engine import is_unreachable
 from entitlements.storage.feed import ChangeFeed
+from entitlements.storage.patience import Patience
 from entitlements.storage.unit_of_work import Database
 from entitlements.subscriptions.holdings import grants_of
 from entitlements.subscriptions.records import load_state
@@ -43,11 +44,8 @@ CHECKED_AT_ONCE: Final = 1_000
 REVISION_WAIT_SECONDS: Final = 2.0
 """How long a check waits for the revision that it asks for."""
 
-PATIENCE_SECONDS: Final = 1.0
-"""How long a read may take, where what is remembered could answer while the feed is not fresh."""
-
-RETRY_SECONDS: Final = 1.0
-"""How long, after a read that failed, what is remembered answers without trying again."""
+READ_SECONDS: Final = 5.0
+"""How long a check waits for a database that does not answer, with nothing else to answer from."""
 
 _hits = Counter("entitlements_snapshot_hits", "Times that a customer was known from memory")
 _misses = Counter("entitlements_snapshot_misses", "Times that a customer was read")
@@ -119,7 +117,7 @@ class Snapshots:
         self._loads: dict[str, _Load] = {}
         self._watching: dict[str, set[asyncio.Event]] = {}
         self._sure_at = float("-inf")
-        self._retry_at = float("-inf")
+        self._patience = Patience()
         feed.subscribe(CUSTOMER_CHANNEL, self._refresh, drop=self._drop)
         _staleness.set_function(lambda: feed.age_seconds(CUSTOMER_CHANNEL))
 
@@ -186,15 +184,11 @@ class Snapshots:
         if kept is not None and self._feed.is_fresh(CUSTOMER_CHANNEL):
             _hits.inc()
             return self._held(customer_id, kept, await self._catalog())
-        try:
-            loaded = await self._patiently(customer_id, kept)
-        except Exception as error:
-            if not is_unreachable(error):
-                raise
-            self._retry_at = monotonic_seconds() + RETRY_SECONDS
-            if kept is None:
-                raise Unavailable("the database cannot be reached: try again") from error
-            loaded = None
+        loaded: Snapshot | None
+        if kept is None:
+            loaded = await self._load_at_all(customer_id)
+        else:
+            loaded = await self._patience.read(lambda: self._load(customer_id))
         catalog = await self._catalog()
         if loaded is not None:
             _misses.inc()
@@ -203,14 +197,14 @@ class Snapshots:
         _unsure.inc()
         return self._held(customer_id, kept, catalog, unsure=True)
 
-    async def _patiently(self, customer_id: str, kept: Snapshot | None) -> Snapshot | None:
-        """Read the customer; None where that was tried in vain just now, and `kept` can answer."""
-        if kept is None:
-            return await self._load(customer_id)
-        if monotonic_seconds() < self._retry_at:
-            return None
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            return await self._load(customer_id)
+    async def _load_at_all(self, customer_id: str) -> Snapshot:
+        try:
+            async with asyncio.timeout(READ_SECONDS):
+                return await self._load(customer_id)
+        except Exception as error:
+            if not is_unreachable(error):
+                raise
+            raise Unavailable("the database cannot be reached: try again") from error
 
     async def _catalog(self) -> Catalog:
         """What is sold now; while the database cannot be reached, as far as it was known."""
@@ -218,16 +212,9 @@ class Snapshots:
         remembered = self._catalogs.remembered(now)
         if remembered is None:
             return await self._catalogs.as_of(now)
-        if self._feed.is_fresh(CATALOG_CHANNEL) or monotonic_seconds() < self._retry_at:
+        if self._feed.is_fresh(CATALOG_CHANNEL):
             return remembered
-        try:
-            async with asyncio.timeout(PATIENCE_SECONDS):
-                return await self._catalogs.as_of(now)
-        except Exception as error:
-            if not is_unreachable(error):
-                raise
-            self._retry_at = monotonic_seconds() + RETRY_SECONDS
-            return remembered
+        return await self._patience.read(lambda: self._catalogs.as_of(now)) or remembered
 
     def _held(
         self, customer_id: str, snapshot: Snapshot, catalog: Catalog, *, unsure: bool = False

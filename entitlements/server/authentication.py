@@ -5,7 +5,6 @@ A key that is revoked is dropped by the change feed; a token is compared with it
 generation, which is in the customer's snapshot, at each request.
 """
 
-import asyncio
 import hmac
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -22,13 +21,11 @@ from entitlements.server import keys
 from entitlements.server.tables import KEY_CHANNEL, ApiKeyRow
 from entitlements.services import Services
 from entitlements.storage.engine import is_unreachable
+from entitlements.storage.patience import Patience
 from graphql_schema.permissions import CustomerScope, Principal, Role
 
 REMEMBERED_SECONDS: Final = 60.0
 REMEMBERED_AT_MOST: Final = 10_000
-PATIENCE_SECONDS: Final = 1.0
-"""How long to wait for a database that cannot be heard before what is remembered answers."""
-
 _REALM = "a bearer is needed: Authorization: Bearer <key or token>"
 
 
@@ -60,6 +57,7 @@ class Authenticator:
         self._admin_key = services.settings.admin_key.get_secret_value().encode()
         self._remembered: Lru[str, _Remembered] = Lru(REMEMBERED_AT_MOST)
         self._drops = 0
+        self._patience = Patience()
         services.feed.subscribe(KEY_CHANNEL, self._refresh, drop=self._drop)
 
     async def authenticate(self, authorization: str | None) -> Identity:
@@ -106,16 +104,14 @@ class Authenticator:
         self, bearer: str, digest: str, remembered: _Remembered
     ) -> Identity | None:
         """While revocations cannot be heard a key is looked up, as long as that is possible."""
-        try:
-            async with asyncio.timeout(PATIENCE_SECONDS):
-                found = await self._find(bearer)
-        except Exception as error:
-            if not is_unreachable(error):
-                raise
-            return remembered.identity
-        if found is None:
+        good = await self._patience.read(lambda: self._is_good(bearer))
+        if good is False:
             self._remembered.pop(digest)
-        return found
+            return None
+        return remembered.identity
+
+    async def _is_good(self, bearer: str) -> bool:
+        return await keys.find(self._services.database, bearer) is not None
 
     async def _find(self, bearer: str) -> Identity | None:
         if bearer.count(".") == 2:

@@ -9,8 +9,9 @@ both stands a poll, so that what is remembered has a greatest age, whatever brea
     PostgreSQL, the connection lost       RETRY_SECONDS, until it is back
     PostgreSQL, the connection mute       POLL_SECONDS (a pooler that swallows notifications, too)
     SQLite, by another process            SQLITE_POLL_SECONDS
-    the database cannot be reached        STALE_AT_MOST_SECONDS: from then on nothing is fresh, and
-                                          whoever keeps something has to read it anew
+    the database cannot be reached        nothing is fresh as soon as that is known, at the latest
+                                          after STALE_AT_MOST_SECONDS: whoever keeps something has
+                                          to read it anew
 """
 
 import asyncio
@@ -118,6 +119,7 @@ class ChangeFeed:
                     self._tell(None)
                     await self._follow(look)
             except Exception as error:
+                self._refreshed_at.clear()  # nothing is heard: only a poll can tell
                 self._tell(error)
                 await self._poll_alone()
 

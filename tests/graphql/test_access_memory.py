@@ -351,5 +351,5 @@ async def test_while_the_database_is_away_what_is_known_goes_on_answering_and_sa
         assert await token.refused("{ customer { name } }") == "UNAVAILABLE"
         never_seen = await api.bound_to("ent_service_x").send(MANY)
         assert (never_seen.status_code, never_seen.headers["retry-after"]) == (503, "1")
-    services.snapshots._retry_at = 0.0
+    services.snapshots._patience._retry_at = 0.0
     assert await token.ask(MANY) == sure
