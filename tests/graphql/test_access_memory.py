@@ -58,6 +58,13 @@ async def until(true: Callable[[], bool]) -> None:
         await asyncio.sleep(0.002)
 
 
+async def settled(services: Services, customer_id: str = "acme") -> None:
+    """Until every commit was looked at (on SQLite), and the customer is remembered."""
+    await until(lambda: services.feed.is_fresh("customer"))
+    await asyncio.sleep(0.15)
+    await services.access.check(customer_id, [Check("sso")])
+
+
 async def remembered(services: Services, api: Api) -> Any:
     """Ask until both the customer and the bearer are remembered, and nothing is being looked at."""
     await api.ask(MANY)
@@ -139,7 +146,7 @@ async def test_who_is_not_there_is_remembered_until_they_are(
 @on_sqlite
 @pytest.mark.usefixtures("acme")
 async def test_asking_all_at_once_reads_once(services: Services) -> None:
-    await until(lambda: services.feed.is_fresh("customer"))
+    await settled(services)
     services.snapshots._kept.clear()
     with counted(services) as statements:
         await asyncio.gather(*(allowed(services) for _ in range(50)))
@@ -206,7 +213,7 @@ async def test_a_change_that_nobody_announced_in_code_is_heard_all_the_same(
 async def test_a_read_that_began_before_a_change_is_not_kept(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await until(lambda: services.feed.is_fresh("customer"))
+    await settled(services)
     memory = services.snapshots
     memory._kept.clear()
     read, going = memory._read, asyncio.Event()
@@ -232,7 +239,7 @@ async def test_time_alone_changes_the_answer_without_a_read(
     api: Api, services: Services, settings: Settings
 ) -> None:
     await lend(services, ends_at=START + timedelta(days=1))
-    await allowed(services)
+    await settled(services)
     assert isinstance(services.clock, SettableClock)
     with counted(services) as statements:
         services.clock.set(START + timedelta(days=1, microseconds=-1))
@@ -247,7 +254,7 @@ async def test_time_alone_changes_the_answer_without_a_read(
 async def test_another_catalog_changes_the_answer_without_a_read(
     services: Services, example: Any
 ) -> None:
-    await allowed(services)
+    await settled(services)
     example["features"].append({"id": "new", "name": "New", "kind": "boolean"})
     await publish(services, example)
     with counted(services) as statements:

@@ -30,6 +30,9 @@ from entitlements.kernel.lru import Lru
 SILENCE_SECONDS: Final = 40.0
 """After so long without a word a stream is taken for dead: the service says something every 15."""
 
+UNKNOWN_SECONDS: Final = 5.0
+"""How long a customer who was not there is taken not to be there."""
+
 RETRY_SECONDS: Final = (0.5, 30.0)
 """The first and the longest pause before a stream is tried again."""
 
@@ -196,7 +199,10 @@ class Guard:
     async def _read(self, customer_id: str) -> Entitlements:
         started = time.monotonic()
         customer = (await self._ask(_CUSTOMER, id=customer_id))["customer"]
-        found = self._remember(customer_id, customer, started, started + self._max_age_seconds)
+        age_seconds = self._max_age_seconds
+        if customer is None:
+            age_seconds = min(age_seconds, UNKNOWN_SECONDS)
+        found = self._remember(customer_id, customer, started, started + age_seconds)
         if customer is not None:
             self._listen(customer_id)
         return found
