@@ -263,7 +263,10 @@ async def build_services(settings: Settings, *, clock: SettableClock | None = No
     customers = CustomerService(
         database, catalog.current, service_clock, payments, sandbox=settings.sandbox
     )
-    usage = UsageService(database, catalog.current, service_clock, customers)
+    snapshots = Snapshots(
+        database, catalog, service_clock, feed, at_most=settings.snapshots_at_most
+    )
+    usage = UsageService(database, catalog.current, service_clock, customers, snapshots.get)
     quoting = Quoting(database, catalog.current, service_clock, signer, payments, usage.used_now)
     due = Due(database, catalog.current, service_clock)
     alignment = Alignment(database, catalog.current, service_clock, payments, due)
@@ -287,9 +290,6 @@ async def build_services(settings: Settings, *, clock: SettableClock | None = No
     )
     sandbox_clock.connect(payments, sync, due, alignment)
     sender = Sender(sandbox=settings.sandbox)
-    snapshots = Snapshots(
-        database, catalog, service_clock, feed, at_most=settings.snapshots_at_most
-    )
     webhooks = Webhooks(
         database,
         service_clock,

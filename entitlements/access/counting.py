@@ -19,6 +19,7 @@ from entitlements.access.counters import (
     Event,
 )
 from entitlements.access.service import Answer, Check
+from entitlements.access.snapshots import Known
 from entitlements.access.usage import (
     COUNT_AT_MOST,
     QUANTITY_AT_MOST,
@@ -47,7 +48,6 @@ from entitlements.kernel.clock import Clock
 from entitlements.kernel.errors import IdempotencyConflict, NotFound, ValidationFailed
 from entitlements.storage.unit_of_work import Database
 from entitlements.subscriptions.customers import CustomerService
-from entitlements.subscriptions.holdings import grants_of
 from entitlements.subscriptions.queue import in_effect
 from entitlements.subscriptions.state import CustomerState
 from entitlements.subscriptions.violations import Used
@@ -140,11 +140,13 @@ class UsageService:
         catalog: Callable[[], Awaitable[Catalog]],
         clock: Clock,
         customers: CustomerService,
+        known: Callable[[str], Awaitable[Known]],
     ) -> None:
         self._database = database
         self._catalog = catalog
         self._clock = clock
         self._customers = customers
+        self._known = known
         self._products: tuple[Catalog, Mapping[str, str]] = (Catalog.EMPTY, {})
 
     # ── one at a time ────────────────────────────────────────────────────────
@@ -169,15 +171,14 @@ class UsageService:
         if not (1 <= len(key) <= 255 and key.isprintable()):
             words = "a key has 1 to 255 printable characters"
             raise ValidationFailed.of("idempotencyKey", "LENGTH", words)
-        catalog = await self._catalog()
+        known = await self._known(customer_id)
+        catalog, state, grants = known.catalog, known.snapshot.state, known.snapshot.grants
         feature = catalog.features.get(feature_id)
         _check_kind(feature, mutation)
         check = Check(feature_id, max(quantity, 1))
-        state = await self._state(customer_id)
-        if state is None:
+        if state is None or grants is None:
             return Consumed(Answer(check, decide(None, feature), feature, 0, catalog), False)
         at = self._clock.now()
-        grants = grants_of(catalog, state, at)
         request = _Request(
             customer_id=customer_id,
             mutation=mutation,
