@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import stripe
 
-from entitlements.billing.prices import _terms, price_params
+from entitlements.billing.prices import price_params, terms
 from entitlements.kernel.period import Interval
 from entitlements.services import Services
 from tests.api import Api
@@ -18,18 +18,21 @@ async def _wrongly_priced(services: Services, sandbox_url: str) -> None:
     price = charge.price("usd", Interval.MONTH)
     assert price is not None
     params: Any = price_params(charge, price)
-    said = _terms(params)
+    said = terms(params)
     params["unit_amount_decimal"] += 100
     http: Any = stripe.HTTPXClient(allow_sync_methods=False)
     client = stripe.StripeClient("sk_test_x", base_addresses={"api": sandbox_url}, http_client=http)
-    await client.v1.products.create_async({"id": "package_extra-calls", "name": "Extra calls"})
+    await client.v1.products.create_async(
+        {"id": "package_extra-calls", "name": "Extra calls"}, {"idempotency_key": "product"}
+    )
     await client.v1.prices.create_async(
         {
             **params,
             "product": "package_extra-calls",
             "lookup_key": "extra-calls@1/fee/usd/month",
             "metadata": {"terms": said},
-        }
+        },
+        {"idempotency_key": "price"},
     )
     await http.close_async()
 
