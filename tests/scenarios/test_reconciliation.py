@@ -3,7 +3,7 @@
 import asyncio
 import json
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
@@ -17,12 +17,14 @@ from entitlements.audit import ledger, seals
 from entitlements.audit.ledger import Actor
 from entitlements.billing.reconciler import Finding
 from entitlements.billing.tables import WebhookEventRow
+from entitlements.billing.transport import Transport
 from entitlements.cli import app
 from entitlements.kernel.clock import wall_now
 from entitlements.kernel.errors import PaymentProviderUnavailable
 from entitlements.services import Services
 from entitlements.settings import Settings
 from entitlements.subscriptions.change import Authority
+from entitlements.subscriptions.request import ChangeRequest
 from entitlements.subscriptions.service import Caller
 from entitlements.subscriptions.tables import (
     ChangeRow,
@@ -30,7 +32,6 @@ from entitlements.subscriptions.tables import (
     InvoiceRow,
     SubscriptionRow,
 )
-from entitlements.subscriptions.target import ChangeRequest
 from tests.api import Api
 from tests.conftest import START
 from tests.faults.test_provider_faults import fault
@@ -44,9 +45,9 @@ on_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect
 class Stripe:
     """The provider, with a person's hands on it; and our own rows, as an accident leaves them."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, client: stripe.StripeClient) -> None:
         self.services = services
-        self.v1 = services.payments.client.v1
+        self.v1 = client.v1
 
     async def customer_id(self, id: str) -> str:
         async with self.services.database.read() as session:
@@ -71,6 +72,15 @@ class Stripe:
     async def store(self, statement: Any) -> None:
         async with self.services.database.write() as session:
             await session.execute(statement)
+
+
+@pytest.fixture
+async def there(services: Services) -> AsyncIterator[Stripe]:
+    http: Any = Transport()
+    base = {"api": services.settings.stripe_api_base}
+    client = stripe.StripeClient("sk_test_by_hand", base_addresses=base, http_client=http)  # type: ignore[arg-type]
+    yield Stripe(services, client)
+    await http.close_async()
 
 
 async def renamed(there: Stripe, id: str) -> None:
@@ -295,9 +305,8 @@ def _told(found: list[Finding]) -> dict[str, set[tuple[str, str, str]]]:
 
 @on_sqlite
 async def test_each_mishap_is_found_and_mended_once_and_what_would_charge_is_left_to_people(
-    services: Services, example: Any
+    services: Services, there: Stripe, example: Any
 ) -> None:
-    there = Stripe(services)
     everybody = MENDED | LEFT_TO_PEOPLE
     for id in everybody:
         await a_customer(services, id)
@@ -371,7 +380,7 @@ async def test_an_ordinary_life_differs_in_nothing(
 
 @on_postgresql
 async def test_changes_that_got_stuck_are_finished_and_one_under_way_is_left_alone(
-    api: Api, services: Services, sandbox_url: str, example: Any
+    api: Api, services: Services, there: Stripe, sandbox_url: str, example: Any
 ) -> None:
     await api.create_customer("acme", "pm_card_authenticationRequired")
     asked = await api.change("start", customerId="acme", planId="starter")
@@ -387,7 +396,7 @@ async def test_changes_that_got_stuck_are_finished_and_one_under_way_is_left_alo
 
     long_ago = wall_now() - timedelta(minutes=10)
     pending = ChangeRow.status == "pending"
-    await Stripe(services).store(update(ChangeRow).where(pending).values(leased_until=long_ago))
+    await there.store(update(ChangeRow).where(pending).values(leased_until=long_ago))
     told = _told(await findings(services, repair=True))
     assert ("subscription_unknown", "status", "finish") in told["acme"]
     for id in ("acme", "bolt"):
@@ -402,9 +411,8 @@ async def test_changes_that_got_stuck_are_finished_and_one_under_way_is_left_alo
 
 @on_postgresql
 async def test_events_that_failed_or_never_came_are_applied(
-    services: Services, example: Any
+    services: Services, there: Stripe, example: Any
 ) -> None:
-    there = Stripe(services)
     await a_customer(services, "acme")
     nobody = "http://127.0.0.1:9/webhooks"
     await there.v1.webhook_endpoints.create_async({"url": nobody, "enabled_events": ["*"]})
@@ -446,7 +454,11 @@ async def test_while_the_provider_is_away_nothing_is_reported_as_missing(
 
 @on_sqlite
 async def test_the_command_says_what_differs_and_ends_with_0_1_or_2(
-    services: Services, settings: Settings, example: Any, monkeypatch: pytest.MonkeyPatch
+    services: Services,
+    there: Stripe,
+    settings: Settings,
+    example: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name in ("database_url", "stripe_api_base", "sandbox"):
         monkeypatch.setenv(f"ENTITLEMENTS_{name.upper()}", str(getattr(settings, name)))
@@ -461,7 +473,7 @@ async def test_the_command_says_what_differs_and_ends_with_0_1_or_2(
 
     await a_customer(services, "acme")
     assert await reconcile(ends=0) == "1 customers compared, 0 differences.\n"
-    await renamed(Stripe(services), "acme")
+    await renamed(there, "acme")
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "entitlements", "reconcile", "--json"),
         stdout=asyncio.subprocess.PIPE,

