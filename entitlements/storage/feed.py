@@ -163,7 +163,7 @@ class ChangeFeed:
 
     async def _refresh_all(self) -> None:
         self._pending.clear()
-        for channel in self._refreshes:
+        for channel in tuple(self._refreshes):  # who subscribes meanwhile is looked after next
             await self._refresh(channel, None)
 
     async def _refresh(self, channel: str, keys: frozenset[str] | None) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 from sqlalchemy import text
@@ -147,3 +148,14 @@ async def test_what_nothing_refreshes_is_fresh_no_more_after_a_while(
         assert feed.age_seconds("things") > 0.2
         hanging.set_result(None)
         feed.subscribe("things", heard)
+
+
+async def test_who_subscribes_while_all_is_refreshed_disturbs_nobody(tmp_path: Path) -> None:
+    async with process(f"sqlite+aiosqlite:///{tmp_path}/x.db") as (_, feed, heard):
+
+        async def subscribing(_: Keys) -> None:
+            feed.subscribe("others", heard)
+
+        feed.subscribe("things", subscribing)
+        await feed._refresh_all()
+        await until(lambda: feed.is_fresh("others"))
