@@ -37,7 +37,11 @@ from entitlements.subscriptions.queue import (
     next_period,
     roll,
 )
-from entitlements.subscriptions.request import ChangeRequest, Queued
+from entitlements.subscriptions.request import (
+    REASON_LENGTH_AT_MOST,
+    ChangeRequest,
+    Queued,
+)
 from entitlements.subscriptions.state import (
     IN_ARREARS,
     CustomerState,
@@ -172,6 +176,9 @@ def plan_change(
     Raises `ValidationFailed` naming the field of the request, or `Conflict` while in arrears.
     """
     at = to_second(at)
+    if len(request.reason or "") > REASON_LENGTH_AT_MOST:
+        words = f"a reason has at most {REASON_LENGTH_AT_MOST} characters"
+        raise ValidationFailed.of("reason", "LENGTH", words)
     state = in_effect(catalog, state, at)
     product = product_of(catalog, state, request)
     held = state.live(product.id)

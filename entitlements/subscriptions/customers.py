@@ -62,7 +62,8 @@ class CustomerService:
     ) -> CustomerRow:
         """A new customer, known to us alone until the first payment. `Conflict` where it exists."""
         catalog = await self._catalog()
-        currency = currency or next(iter(catalog.currencies), "usd")
+        if currency is None:
+            currency = next(iter(catalog.currencies), "usd")
         issues = _customer_issues(customer_id, name, email)
         if not is_currency(currency) or (catalog.currencies and currency not in catalog.currencies):
             known = ", ".join(catalog.currencies)

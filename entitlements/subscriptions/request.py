@@ -8,6 +8,8 @@ import msgspec
 from entitlements.catalog.model import ChangeTiming, ProrationMode
 from entitlements.kernel.period import Interval
 
+REASON_LENGTH_AT_MOST = 2000
+
 
 class ChangeRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What is wanted, not what is to be added. What is not named stays as it is; 0 removes.

@@ -69,7 +69,9 @@ class CancelSubscriptionInput:
     timing: ChangeTiming | None = strawberry.field(
         default=None, description="By the product's policy where it is left out."
     )
-    reason: str | None = strawberry.field(default=None, description="Kept in the ledger.")
+    reason: str | None = strawberry.field(
+        default=None, description="Kept in the ledger; up to 2000 characters."
+    )
     idempotency_key: str = strawberry.field(description="Yours, 1 to 255 characters.")
 
 

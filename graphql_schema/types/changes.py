@@ -622,7 +622,8 @@ class ChangeInput:
         default=None, description="By the product's policy where it is left out; staff only."
     )
     reason: str | None = strawberry.field(
-        default=None, description="Needed where staff goes beyond the policy."
+        default=None,
+        description="Needed where staff goes beyond the policy; up to 2000 characters.",
     )
     to_latest_versions: bool = strawberry.field(
         default=False, description="Give up older versions that are held."
