@@ -12,6 +12,7 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from entitlements.access.counting import UsageService
+from entitlements.access.offering import Offering
 from entitlements.access.overrides import OverrideService
 from entitlements.access.service import Access
 from entitlements.access.snapshots import Snapshots
@@ -85,6 +86,7 @@ class Services:
     usage: UsageService
     snapshots: Snapshots
     streams: Streams
+    offering: Offering
     overrides: OverrideService
     sandbox_clock: "SandboxClock"
 
@@ -335,6 +337,7 @@ async def build_services(settings: Settings, *, clock: SettableClock | None = No
         access=Access(catalog.current, service_clock, snapshots, usage.used),
         snapshots=snapshots,
         streams=Streams(snapshots, service_clock),
+        offering=Offering(database, service_clock, snapshots, usage.used, quoting),
         overrides=OverrideService(database, catalog.current, service_clock),
         sandbox_clock=sandbox_clock,
     )

@@ -7,6 +7,7 @@ from functools import cached_property
 from strawberry.dataloader import DataLoader
 from strawberry.types import Info as StrawberryInfo
 
+from entitlements.access.offering import DENIALS_AT_MOST, Denial, Offered
 from entitlements.access.streams import StillGood
 from entitlements.catalog.model import Catalog
 from entitlements.services import Services
@@ -42,6 +43,7 @@ class Context:
         self.still_good = still_good
         self.lasting = lasting
         self._catalog: Catalog | None = None
+        self._denials: set[Denial] = set()
 
     def renewed(self) -> "Context":
         """For another operation of the same connection."""
@@ -68,6 +70,7 @@ class Context:
         self.__dict__.pop("now", None)
         self.__dict__.pop("customers", None)
         self.__dict__.pop("usage", None)
+        self.__dict__.pop("_offers", None)
 
     @property
     def caller(self) -> Caller:
@@ -96,6 +99,23 @@ class Context:
         states = [view.state for view in views if view is not None]
         found = await self.services.usage.used(catalog, states, catalog.features.values(), self.now)
         return [found.get(customer_id, {}) for customer_id in customer_ids]
+
+    async def unlocks(self, denial: Denial, first: int) -> list[Offered]:
+        """What would unlock a denial; nothing for more than `DENIALS_AT_MOST` of a request."""
+        self._denials.add(denial)
+        if len(self._denials) > DENIALS_AT_MOST:
+            self._denials.discard(denial)
+            return []
+        return await self._offers.load((denial, first))
+
+    @cached_property
+    def _offers(self) -> DataLoader[tuple[Denial, int], list[Offered]]:
+        return DataLoader(load_fn=self._offered)
+
+    async def _offered(self, asked: list[tuple[Denial, int]]) -> list[list[Offered]]:
+        most = max(first for _, first in asked)
+        found = await self.services.offering.offers([denial for denial, _ in asked], most)
+        return [offers[:first] for offers, (_, first) in zip(found, asked, strict=True)]
 
 
 Info = StrawberryInfo[Context, None]

@@ -96,6 +96,19 @@ class Api:
         )
         return found["access"]
 
+    async def unlocks(self, customer_id: str | None, feature_id: str, **more: Any) -> Any:
+        """What would turn a denial into yes, cheapest first."""
+        found = await self.ask(
+            f"""query ($customerId: ID, $featureId: ID!, $quantity: BigInt! = "1",
+                      $atLeast: String, $first: Int! = 3) {{
+                 access(customerId: $customerId, featureId: $featureId, quantity: $quantity,
+                        atLeast: $atLeast) {{ allowed {UNLOCKS} }} }}""",
+            customerId=customer_id,
+            featureId=feature_id,
+            **more,
+        )
+        return found["access"]["unlocks"]
+
     async def consume(self, feature_id: str, key: str, **more: Any) -> Any:
         found = await self.ask(CONSUME, featureId=feature_id, key=key, **more)
         return found["consume"]
@@ -172,6 +185,10 @@ CANCEL = f"""mutation ($input: CancelSubscriptionInput!) {{
   cancelSubscription(input: $input) {{ {_CHANGE} }} }}"""
 
 TAKE_BACK = f"""mutation ($id: ID!) {{ cancelScheduledChange(id: $id) {{ {_CHANGE} }} }}"""
+
+UNLOCKS = """unlocks(first: $first) { package { id version } quantity
+  quantities { feature { id } quantity } dueNow { amountMinor currency }
+  recurringDelta { amountMinor } trialDays offerToken expiresAt }"""
 
 _COUNTED = """__typename
   ... on Consumed { duplicate decision { allowed reason overLimit used remaining resetsAt warning

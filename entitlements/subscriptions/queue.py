@@ -173,6 +173,11 @@ def is_due(held: Subscription, at: datetime) -> bool:
     return held.live and (renewed or (held.cancel_at is not None and held.cancel_at <= at))
 
 
+def is_renewing(state: CustomerState, at: datetime) -> bool:
+    """Whether a period has ended that the provider has to renew first."""
+    return any(held.provider_id and is_due(held, at) for held in state.subscriptions)
+
+
 def in_effect(catalog: Catalog, state: CustomerState, at: datetime) -> CustomerState:
     """The customer at an instant, whether or not anybody has written down what was due by then:
     cancellations that have taken effect, queues, and the period that runs."""

@@ -1,7 +1,9 @@
 """Quoting: what a change would do and cost, at the provider's own figures. Stores nothing."""
 
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime
 
+import msgspec
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from entitlements.catalog.model import AddOn, Catalog
@@ -18,7 +20,7 @@ from entitlements.kernel.period import to_second
 from entitlements.kernel.signing import Signer
 from entitlements.storage.unit_of_work import Database
 from entitlements.subscriptions import quote as quotes
-from entitlements.subscriptions.change import Authority, plan_change
+from entitlements.subscriptions.change import Authority, ChangePlan, plan_change
 from entitlements.subscriptions.composition import add_ons_held
 from entitlements.subscriptions.holdings import entitlement_changes
 from entitlements.subscriptions.orders import order_of, tell_differences
@@ -143,16 +145,69 @@ class Quoting:
             await refuse_while_unsettled(session, row.id)
             state = await load_state(session, row)
         catalog = await self._catalog()
-        said = (claims.customer_revision, claims.catalog_revision)
-        if not expired and said == (state.revision, catalog.revision):
+        if not expired and claims.holds_for(state.revision, catalog.revision):
             return
-        try:
-            fresh = await self.quote_state(row, state, claims.request, claims.authority)
-        except (ValidationFailed, Conflict):
-            fresh = None  # what was quoted is not possible any more
+        fresh = await self._fresh(row, state, claims)
         if expired:
             raise QuoteExpired("the quote is past its time", fresh)
         raise QuoteStale("the customer or the catalog has changed since the quote", fresh)
+
+    async def _fresh(
+        self, row: CustomerRow, state: CustomerState, claims: QuoteClaims
+    ) -> Quote | None:
+        """The same change quoted now, at the latest versions; None where it is not possible."""
+        request = msgspec.structs.replace(claims.request, versions={})
+        try:
+            return await self.quote_state(row, state, request, claims.authority)
+        except (ValidationFailed, Conflict):
+            return None
+
+    def offer(
+        self, state: CustomerState, request: ChangeRequest, plan: ChangePlan
+    ) -> tuple[str, datetime]:
+        """A token for a customer's own change as our engine has it, and until when it is good.
+
+        The provider is not asked. `request` pins the versions that `plan` brings.
+        """
+        expires_at = quotes.expiry(plan.at)
+        claims = QuoteClaims(
+            customer_id=state.id,
+            customer_revision=state.revision,
+            catalog_revision=None,
+            request=request,
+            authority=Authority.CUSTOMER,
+            proration_date=int(plan.at.timestamp()),
+            expires_at=int(expires_at.timestamp()),
+            total_minor=plan.invoice_total_minor if plan.invoiced_now else 0,
+            due_now_minor=quotes.due_by(plan, state.credit_balance_minor).due_now_minor,
+            lines_digest=quotes.digest(plan.invoice_lines),
+        )
+        return quotes.sign_quote(self._signer, claims), expires_at
+
+    async def check_offer(self, claims: QuoteClaims) -> None:
+        """Ask the provider, for the first time, what an offer comes to at its instant.
+
+        More than one minor unit between us on a line is `QuoteStale`, with the provider's figures.
+        """
+        row, state = await self.loaded(claims.customer_id)
+        catalog = await self._catalog()
+        async with self._database.read() as session:
+            used = await self.used(session, catalog, state)
+        levels = levels_in_use(catalog, used)
+        plan = plan_change(
+            catalog,
+            state,
+            claims.request,
+            claims.at,
+            authority=claims.authority,
+            levels_in_use=levels,
+        )
+        if not plan.invoiced_now:
+            return
+        provided = await self._payments.preview(order_of(row, state, plan))
+        if provided and tell_differences(plan.invoice_lines, provided, customer=row.id):
+            fresh = await self._fresh(row, state, claims)
+            raise QuoteStale("the payment provider's figures are others than the offer's", fresh)
 
     async def used(
         self, session: AsyncSession, catalog: Catalog, state: CustomerState

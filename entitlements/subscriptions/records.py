@@ -504,13 +504,18 @@ async def begin_period(session: AsyncSession, row: SubscriptionRow, held: Subscr
         }
 
 
-async def refuse_while_unsettled(session: AsyncSession, customer_id: str) -> None:
-    """`Conflict` where a change of the customer is under way or waits for its payment."""
-    unsettled = await session.scalar(
+async def unsettled_change(session: AsyncSession, customer_id: str) -> str | None:
+    """The change of a customer that is under way or waits for its payment."""
+    return await session.scalar(
         select(ChangeRow.id).where(
             ChangeRow.customer_id == customer_id, ChangeRow.status.in_(UNSETTLED)
         )
     )
+
+
+async def refuse_while_unsettled(session: AsyncSession, customer_id: str) -> None:
+    """`Conflict` where a change of the customer is under way or waits for its payment."""
+    unsettled = await unsettled_change(session, customer_id)
     if unsettled is not None:
         raise Conflict(
             f"the change {unsettled} is not settled yet: wait for it, continue or abandon it",

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import hashlib
 from collections.abc import Awaitable, Callable
-from datetime import datetime
 from functools import partial
 
 import msgspec
@@ -38,7 +37,7 @@ from entitlements.subscriptions.payments import (
     OutcomeKind,
     PaymentProvider,
 )
-from entitlements.subscriptions.queue import is_due, roll
+from entitlements.subscriptions.queue import is_due, is_renewing, roll
 from entitlements.subscriptions.quote import Quote, QuoteClaims
 from entitlements.subscriptions.quoting import Quoting
 from entitlements.subscriptions.records import (
@@ -56,7 +55,6 @@ from entitlements.subscriptions.records import (
 from entitlements.subscriptions.request import ChangeRequest
 from entitlements.subscriptions.return_urls import ReturnUrls
 from entitlements.subscriptions.settlement import WAITING, Committed, Settlement
-from entitlements.subscriptions.state import CustomerState
 from entitlements.subscriptions.sync import ProviderSync
 from entitlements.subscriptions.tables import ChangeRow, CustomerRow, SubscriptionRow
 from entitlements.subscriptions.violations import (
@@ -128,7 +126,7 @@ class ChangeService:
         return_url: str | None = None,
         bound_to: str | None = None,
     ) -> Committed:
-        """Do what a quote says, once per idempotency key.
+        """Do what a quote or an offer says, once per idempotency key.
 
         `bound_to` is the customer of a caller who has only one: somebody else's quote is not found.
         `return_url` is where the provider's pages lead back to.
@@ -141,6 +139,8 @@ class ChangeService:
         async def commit_quoted() -> Committed:
             await self._renew(claims.customer_id)
             await self._quoting.check_fresh(claims)
+            if claims.is_offer:
+                await self._quoting.check_offer(claims)
             return await self._commit(caller, claims, once)
 
         return await self._do_once(once, commit_quoted)
@@ -209,13 +209,13 @@ class ChangeService:
             now = self._clock.now()
             if any(is_due(s, now) and (s.queue or s.cancel_at) for s in state.subscriptions):
                 await self._due.apply(customer_id)
-            if not _renewing(state, now) or row.provider_id is None:
+            if not is_renewing(state, now) or row.provider_id is None:
                 return
             await self._payments.advance_clock(now)
             with contextlib.suppress(Conflict):  # its webhooks may be at work on it, too
                 await self._sync.customer(row.provider_id)
                 _, state = await self._quoting.loaded(customer_id)
-                if not _renewing(state, now):
+                if not is_renewing(state, now):
                     return
             await asyncio.sleep(RENEWAL_PAUSE_SECONDS)
         raise Conflict(
@@ -270,12 +270,9 @@ class ChangeService:
             row = await locked_customer(session, claims.customer_id)
             await refuse_while_unsettled(session, row.id)
             state = await load_state(session, row)
-            if (state.revision, catalog.revision) != (
-                claims.customer_revision,
-                claims.catalog_revision,
-            ):
+            if not claims.holds_for(state.revision, catalog.revision):
                 raise QuoteStale("the customer or the catalog has changed since the quote")
-            if _renewing(state, self._clock.now()):
+            if is_renewing(state, self._clock.now()):
                 raise QuoteStale("the period has ended since the quote")
             used = await self._quoting.used(session, catalog, state)
             as_quoted = partial(
@@ -289,10 +286,11 @@ class ChangeService:
             plan = as_quoted(claims.at)
             if not plan.exact:  # the provider cannot pin that instant: it is the commit's
                 plan = as_quoted(self._clock.now())
-                if plan.invoice_total_minor > quotes.most_to_accept(claims.total_minor):
-                    raise QuoteStale("it has become dearer since the quote")
-            elif quotes.digest(plan.invoice_lines) != claims.lines_digest:
-                raise QuoteStale("the quote does not hold any more")
+            if claims.is_offer or plan.exact:
+                if not quotes.still_says(claims, plan):
+                    raise QuoteStale("the quote does not hold any more")
+            elif plan.invoice_total_minor > quotes.most_to_accept(claims.total_minor):
+                raise QuoteStale("it has become dearer since the quote")
             violations = usage_violations(entitlement_changes(catalog, state, plan), used)
             refuse_over_limit(catalog, claims.request, plan, violations)
             waits = needs_approval(plan, caller.authority)
@@ -440,11 +438,6 @@ class ChangeService:
                 object_id=change.id,
             )
         return True
-
-
-def _renewing(state: CustomerState, now: datetime) -> bool:
-    """Whether a period has ended that the provider has to renew first."""
-    return any(held.provider_id and is_due(held, now) for held in state.subscriptions)
 
 
 def _digest(request: object) -> str:

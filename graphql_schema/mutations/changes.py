@@ -93,11 +93,11 @@ class ChangeMutations:
         quote = await context.services.changes.preview(context.caller, customer_id, input.domain())
         return Quote(quote=quote, catalog=await context.catalog())
 
-    @strawberry.mutation(extensions=[Guarded()], description="Do what a quote says.")
+    @strawberry.mutation(extensions=[Guarded()], description="Do what a quote or an offer says.")
     async def commit_change(
         self,
         info: Info,
-        token: Annotated[str, strawberry.argument(description="A quote's.")],
+        token: Annotated[str, strawberry.argument(description="A quote's, or an offer's.")],
         idempotency_key: IdempotencyKey,
         return_url: ReturnUrl = None,
     ) -> CommitChangeResult:

@@ -46,7 +46,8 @@ class UsageMutations:
         except NotFound:
             return await _unknown(info, feature_id)
         usage = info.context.services.usage
-        return _consumed(await usage.consume(customer, feature_id, quantity, idempotency_key))
+        counted = await usage.consume(customer, feature_id, quantity, idempotency_key)
+        return _consumed(counted, customer, counted.answer.check)
 
     @strawberry.mutation(
         extensions=[Guarded()],
@@ -66,7 +67,9 @@ class UsageMutations:
         except NotFound:
             return await _unknown(info, feature_id)
         usage = info.context.services.usage
-        return _consumed(await usage.set_level(customer, feature_id, level, idempotency_key))
+        counted = await usage.set_level(customer, feature_id, level, idempotency_key)
+        more = max(level - (counted.answer.decision.used or 0), 1)
+        return _consumed(counted, customer, Check(feature_id, more))
 
     @strawberry.mutation(
         extensions=[Guarded()],
@@ -89,8 +92,9 @@ class UsageMutations:
         )
 
 
-def _consumed(counted: Counted) -> Consumed:
-    return Consumed(decision=AccessDecision.of(counted.answer), duplicate=counted.duplicate)
+def _consumed(counted: Counted, customer_id: str, check: Check) -> Consumed:
+    decision = AccessDecision.of(counted.answer, customer_id, check)
+    return Consumed(decision=decision, duplicate=counted.duplicate)
 
 
 async def _unknown(info: Info, feature_id: str) -> Consumed:

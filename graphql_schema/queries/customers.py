@@ -132,4 +132,4 @@ async def _decisions(
     except NotFound:
         return [AccessDecision.of(answer) for answer in await access.unknown(checks)]
     answers = await access.check(found, checks, min_revision=min_revision)
-    return [AccessDecision.of(answer) for answer in answers]
+    return [AccessDecision.of(answer, found, answer.check) for answer in answers]

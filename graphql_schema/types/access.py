@@ -1,28 +1,33 @@
 """What a customer may do, and why or why not."""
 
 from datetime import datetime
-from typing import Self
+from typing import Annotated, Self
 
 import strawberry
 
+from entitlements.access.offering import DENIALS_AT_MOST, Denial, Offered
 from entitlements.access.service import Answer, Check
+from entitlements.access.unlocks import UNLOCKS_AT_MOST
 from entitlements.catalog import model
 from entitlements.catalog.model import Catalog, GrantMode
 from entitlements.grants import sources
 from entitlements.grants.decide import DenialReason, standing
 from entitlements.grants.merge import FeatureGrants, Grants
 from entitlements.grants.sources import GrantSourceKind
+from entitlements.kernel.errors import ValidationFailed
 from entitlements.subscriptions.violations import Used
 from graphql_schema.context import Info
 from graphql_schema.types.catalog import (
     EntitlementValue,
     Feature,
+    FeatureQuantity,
     Package,
     entitlement_value_type,
     feature_type,
     package_type,
 )
 from graphql_schema.types.enums import describe_enum
+from graphql_schema.types.money import Money, money
 from graphql_schema.types.scalars import BigInt
 
 describe_enum(
@@ -135,6 +140,58 @@ def entitlement_types(customer_id: str, catalog: Catalog, grants: Grants) -> lis
     ]
 
 
+@strawberry.type(
+    description="Something to buy that would turn a denial into yes, now. Priced by our engine "
+    "alone, without tax."
+)
+class Unlock:
+    offered: strawberry.Private[Offered]
+
+    @strawberry.field(description="What to buy: a plan to move to, or something beside it.")
+    def package(self) -> Package:
+        return package_type(self.offered.catalog, self.offered.unlock.package)
+
+    @strawberry.field(
+        description="How many of it to add to what is held; 0 where only more of a level is bought."
+    )
+    def quantity(self) -> int:
+        return self.offered.unlock.quantity
+
+    @strawberry.field(description="Levels, seats say, and how many more of each are bought.")
+    def quantities(self) -> list[FeatureQuantity]:
+        catalog = self.offered.catalog
+        return [
+            FeatureQuantity(
+                feature=feature_type(catalog.feature(feature_id)), quantity=BigInt(quantity)
+            )
+            for feature_id, quantity in self.offered.unlock.quantities.items()
+        ]
+
+    @strawberry.field(description="What is charged now, after credit; never below 0.")
+    def due_now(self) -> Money:
+        return money(self.offered.unlock.due_now_minor, self.offered.unlock.plan.currency)
+
+    @strawberry.field(description="By how much the recurring amount changes, per interval.")
+    def recurring_delta(self) -> Money:
+        unlock = self.offered.unlock
+        return money(unlock.recurring_delta_minor, unlock.plan.currency)
+
+    @strawberry.field(description="Days of the trial that is open to this customer; null: none.")
+    def trial_days(self) -> int | None:
+        return self.offered.trial_days
+
+    @strawberry.field(
+        description="`commitChange` takes it, at `dueNow` to the minor unit a line. A newer "
+        "catalog does not make it stale; a changed customer does."
+    )
+    def offer_token(self) -> str:
+        return self.offered.token
+
+    @strawberry.field(description="Until when the offer is good.")
+    def expires_at(self) -> datetime:
+        return self.offered.expires_at
+
+
 @strawberry.type(description="The answer to one check: yes, or no with exactly one reason.")
 class AccessDecision:
     feature_id: strawberry.ID = strawberry.field(description="The feature asked about.")
@@ -157,9 +214,36 @@ class AccessDecision:
         "was known at that instant."
     )
 
+    denial: strawberry.Private[Denial | None]
+
+    @strawberry.field(
+        description="What this customer could buy themself to turn this answer into yes, cheapest "
+        "first: by what it adds a month, then by what is due now. Empty when allowed, and where "
+        f"nothing helps. For {DENIALS_AT_MOST} denials of a request; empty for further ones."
+    )
+    async def unlocks(
+        self,
+        info: Info,
+        first: Annotated[
+            int, strawberry.argument(description=f"How many at most, from 1 to {UNLOCKS_AT_MOST}.")
+        ] = 3,
+    ) -> list[Unlock]:
+        if not 1 <= first <= UNLOCKS_AT_MOST:
+            words = f"from 1 to {UNLOCKS_AT_MOST} unlocks"
+            raise ValidationFailed.of("first", "OUT_OF_RANGE", words)
+        if self.denial is None:
+            return []
+        return [
+            Unlock(offered=offered) for offered in await info.context.unlocks(self.denial, first)
+        ]
+
     @classmethod
-    def of(cls, answer: Answer) -> Self:
+    def of(cls, answer: Answer, customer_id: str | None = None, check: Check | None = None) -> Self:
+        """The answer; to one of a customer, with the check that its remedies have to pass."""
         decision = answer.decision
+        denial = None
+        if not decision.allowed and customer_id is not None and check is not None:
+            denial = Denial(customer_id, check, answer.revision)
         return cls(
             feature_id=strawberry.ID(answer.check.feature_id),
             allowed=decision.allowed,
@@ -173,6 +257,7 @@ class AccessDecision:
             revision=BigInt(answer.revision),
             sources=_source_types(answer.catalog, decision.sources),
             unsure_since=answer.unsure_since,
+            denial=denial,
         )
 
 

@@ -11,7 +11,7 @@ from entitlements.services import Services
 from tests.api import Api
 
 
-async def _wrongly_priced(services: Services, sandbox_url: str) -> None:
+async def wrongly_priced(services: Services, sandbox_url: str) -> None:
     """A price under our lookup key that says our terms, and charges a dollar more."""
     catalog = await services.catalog.current()
     charge = catalog.current["extra-calls"].charge("fee")
@@ -43,7 +43,7 @@ async def test_a_difference_is_in_the_ledger_with_both_figures(
 ) -> None:
     await api.create_customer("acme")
     await api.change("start", customerId="acme", planId="starter")
-    await _wrongly_priced(services, sandbox_url)
+    await wrongly_priced(services, sandbox_url)
     quote = await api.preview(customerId="acme", addOns=[{"id": "extra-calls"}])
     assert quote["dueNow"] == {"amountMinor": "1600"}
 
