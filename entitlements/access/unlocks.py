@@ -13,6 +13,8 @@ change, and decided on what would be granted after it: what is offered can be bo
                   then by the package's id
 """
 
+import heapq
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 
@@ -36,6 +38,7 @@ from entitlements.grants.merge import FeatureGrants, Grants, merge
 from entitlements.grants.sources import sources
 from entitlements.kernel.errors import Conflict, ValidationFailed
 from entitlements.kernel.period import to_second
+from entitlements.pricing.quantities import counted_features
 from entitlements.pricing.selection import parts_of
 from entitlements.subscriptions.change import (
     Authority,
@@ -43,13 +46,14 @@ from entitlements.subscriptions.change import (
     ChangePlan,
     plan_change,
 )
-from entitlements.subscriptions.composition import add_ons_held
+from entitlements.subscriptions.composition import TargetItem, add_ons_held
 from entitlements.subscriptions.holdings import (
     after_change,
     entitlement_changes,
     grants_of,
     holdings_of,
 )
+from entitlements.subscriptions.lines import Book, slots_of
 from entitlements.subscriptions.queue import in_effect
 from entitlements.subscriptions.quote import due_by
 from entitlements.subscriptions.request import ChangeRequest
@@ -79,6 +83,10 @@ _GAINS = (
 )
 
 
+Price = tuple[int, int, str, int]
+"""What remedies are ordered by: minor units a month, minor units now, what, and how many of it."""
+
+
 class Unlock(msgspec.Struct, frozen=True, kw_only=True):
     """One remedy: `quantity` more of the package, and of levels (seats) so many `quantities` more.
 
@@ -99,8 +107,7 @@ class Unlock(msgspec.Struct, frozen=True, kw_only=True):
         return self.plan.recurring_after_minor - self.plan.recurring_before_minor
 
     @property
-    def price(self) -> tuple[int, int, str, int]:
-        """What remedies are ordered by."""
+    def price(self) -> Price:
         return self.plan.mrr_delta_minor, self.due_now_minor, self.package.id, self.quantity
 
 
@@ -149,27 +156,28 @@ def unlocks(
     if search.hopeless:
         return []
     sold = sold_by_feature(catalog) if sold is None else sold
-    found = [unlock for wish in search.wishes(sold) if (unlock := search.sized(wish)) is not None]
-    chosen: list[Unlock] = []
-    for unlock in sorted(found, key=lambda u: u.price):
-        if len(chosen) == first:
-            break
-        if search.holds(unlock):
-            chosen.append(unlock)
-    return chosen
+    return list(itertools.islice(search.found(sold), first))
 
 
-class _Wish(msgspec.Struct, frozen=True):
-    """A package to buy more of (`held` of it are there), or, with `levels`, of its levels alone."""
+class _Wish(msgspec.Struct, frozen=True, kw_only=True):
+    """`quantity` more of a package, with as many of the `levels` in all, or of its levels alone.
+
+    `granting` is the version whose entitlements it brings. `there` are held of it by itself,
+    `in_all` with those in bundles.
+    """
 
     package: AnyPackage
-    held: int = 0
+    granting: AnyPackage
+    there: int = 0
+    in_all: int = 0
+    quantity: int = 1
     levels: Mapping[str, int] = {}
 
-    def request(self, quantity: int, levels: Mapping[str, int]) -> ChangeRequest:
-        wanted = {self.package.id: self.held + quantity}
+    @property
+    def request(self) -> ChangeRequest:
+        wanted = {self.package.id: self.in_all + self.quantity}
         match self.package:
-            case _ if quantity == 0:
+            case _ if self.quantity == 0:
                 named = ChangeRequest()
             case Plan():
                 named = ChangeRequest(plan_id=self.package.id)
@@ -178,7 +186,7 @@ class _Wish(msgspec.Struct, frozen=True):
             case Bundle():
                 named = ChangeRequest(bundles=wanted)
         return msgspec.structs.replace(
-            named, product_id=self.package.product_id, quantities=dict(levels)
+            named, product_id=self.package.product_id, quantities=self.levels
         )
 
 
@@ -210,26 +218,77 @@ class _Search:
         replaced = any(source.mode is GrantMode.REPLACE for source in every)
         return replaced or self._allows(self._granted)
 
-    def wishes(self, sold: Sold) -> Iterator[_Wish]:
+    def found(self, sold: Sold) -> Iterator[Unlock]:
+        """Remedies, cheapest first. Nothing is planned that is dearer than what is asked for."""
+        waiting: list[tuple[int, int, _Wish]] = []
+        planned: list[tuple[Price, int, Unlock]] = []
+        order = itertools.count()
+
+        def plan(wish: _Wish) -> None:
+            if (unlock := self._sized(wish)) is not None:
+                heapq.heappush(planned, (unlock.price, next(order), unlock))
+
+        for wish in self._wishes(sold):
+            monthly_minor = self._monthly_minor(wish)
+            if monthly_minor is None:
+                plan(wish)
+            else:
+                heapq.heappush(waiting, (monthly_minor, next(order), wish))
+        while waiting or planned:
+            while waiting and (not planned or waiting[0][0] <= planned[0][0][0]):
+                plan(heapq.heappop(waiting)[-1])
+            if planned and self._holds(unlock := heapq.heappop(planned)[-1]):
+                yield unlock
+
+    def _wishes(self, sold: Sold) -> Iterator[_Wish]:
         """What may help, one package at a time, where there is access or nothing held yet."""
         for package in sold.get(self._feature.id, ()):
             held = self._state.live(package.product_id)
             if held is None:
                 if not isinstance(package, AddOn):
-                    yield _Wish(package)
+                    yield _Wish(package=package, granting=package)
             elif held.status in _WITH_ACCESS:
-                yield _Wish(package, self._held_of(package, held))
+                yield self._more_of(package, held)
         for held in self._state.subscriptions:
             if held.status in _WITH_ACCESS and self._feature.id in held.quantities:
+                level = held.quantities[self._feature.id] + self._short(self._granted)
+                counting = self._counting(held)
                 yield _Wish(
-                    self._counting(held),
-                    levels={self._feature.id: held.quantities[self._feature.id]},
+                    package=counting,
+                    granting=counting,
+                    quantity=0,
+                    levels={self._feature.id: level},
                 )
 
-    def _held_of(self, package: AnyPackage, held: Subscription) -> int:
+    def _more_of(self, package: AnyPackage, held: Subscription) -> _Wish:
+        """One more of a package, or as many as are missing, where each adds to the limit."""
+        item = next((i for i in held.items if i.package_id == package.id), None)
+        there = item.quantity if item is not None else 0
+        in_all = there
         if isinstance(package, AddOn):
-            return add_ons_held(self._catalog, held.items)[package.id]
-        return sum(item.quantity for item in held.items if item.package_id == package.id)
+            in_all = add_ons_held(self._catalog, held.items)[package.id]
+        granting = package
+        if item is not None:  # goes on at the version held
+            package = held_package(self._catalog, item)
+            granting = self._catalog.version(item.package_id, item.entitlements_version)
+        wish = _Wish(package=package, granting=granting, there=there, in_all=in_all)
+        if isinstance(package, Plan) or not self._adds_alone(granting):
+            return wish
+        missing = -(-self._short(self._granted) // self._each(wish))
+        return msgspec.structs.replace(wish, quantity=missing)
+
+    def _adds_alone(self, package: AnyPackage) -> bool:
+        """Whether all that a package does for a limit is to add to it."""
+        every = [
+            entitlement
+            for part in parts_of(self._catalog, package)
+            for entitlement in part.package.entitlements
+            if entitlement.feature_id == self._feature.id
+        ]
+        adding = [e for e in every if e.mode is GrantMode.ADD and e.value.limit]
+        passable = any(e.value.overage or e.value.unlimited for e in every)
+        counted = self._feature.id in counted_features(package.charges)
+        return bool(adding) and adding == every and not passable and not counted
 
     def _counting(self, held: Subscription) -> AnyPackage:
         """The package held whose charge counts the feature."""
@@ -242,31 +301,54 @@ class _Search:
 
     # ── how much of it ───────────────────────────────────────────────────────
 
-    def sized(self, wish: _Wish) -> Unlock | None:
+    def _monthly_minor(self, wish: _Wish) -> int | None:
+        """What a wish adds to a month, where that is known before it is planned: an add-on's
+        own price, unless it counts a level."""
+        held = self._state.live(wish.package.product_id)
+        by_level = counted_features(wish.package.charges)
+        if held is None or not isinstance(wish.package, AddOn) or wish.levels or by_level:
+            return None
+
+        def of(quantity: int) -> int:
+            item = TargetItem(
+                package_id=wish.package.id,
+                version=wish.package.version,
+                entitlements_version=wish.granting.version,
+                quantity=quantity,
+            )
+            slots = slots_of(self._catalog, [item], {})
+            return Book(self._catalog, held.currency).mrr(slots, held.interval)
+
+        return of(wish.there + wish.quantity) - of(wish.there)
+
+    def _sized(self, wish: _Wish) -> Unlock | None:
         """As few as suffice, planned; None where that cannot be bought now, or never suffices.
 
         Every step adds what is missing over what one more brings, and so never goes past it.
         """
-        quantity, levels = (0, dict(wish.levels)) if wish.levels else (1, {})
-        if wish.levels:
-            levels[self._feature.id] += self._short(self._granted)
         for _ in range(SIZES_TRIED):
-            plan = self._planned(wish.request(quantity, levels))
+            plan = self._planned(wish.request)
             if plan is None:
                 return None
             after = self._after(plan)
             if self._allows(after):
-                return self._unlock(wish, quantity, levels, plan)
-            short = self._short(after)
-            each = self._each(wish.package, plan) if quantity else 0
-            if not short:
+                return self._unlock(wish, plan)
+            larger = self._larger(wish, plan, self._short(after))
+            if larger is None:
                 return None
-            if each:
-                quantity += -(-short // each)
-            elif self._feature.id in plan.quantities:
-                levels[self._feature.id] = plan.quantities[self._feature.id] + short
-            else:
-                return None
+            wish = larger
+        return None
+
+    def _larger(self, wish: _Wish, plan: ChangePlan, short: int) -> _Wish | None:
+        """With what is missing still; None where more of it does not help."""
+        each = self._each(wish) if wish.quantity else 0
+        if not short:
+            return None
+        if each:
+            return msgspec.structs.replace(wish, quantity=wish.quantity - (-short // each))
+        if self._feature.id in plan.quantities:
+            level = plan.quantities[self._feature.id] + short
+            return msgspec.structs.replace(wish, levels={**wish.levels, self._feature.id: level})
         return None
 
     def _planned(self, request: ChangeRequest) -> ChangePlan | None:
@@ -315,42 +397,38 @@ class _Search:
         limit = value.limit or 0 if value is not None else 0
         return max(1, self._used_now.quantity + self._check.quantity - limit)
 
-    def _each(self, package: AnyPackage, plan: ChangePlan) -> int:
-        """How many units one more of a package adds to the limit."""
-        if isinstance(package, Plan):
+    def _each(self, wish: _Wish) -> int:
+        """How many units each more of a package adds to the limit."""
+        if isinstance(wish.package, Plan):
             return 0
-        item = next((i for i in plan.items if i.package_id == package.id), None)
-        version = item.entitlements_version if item is not None else package.version
         return sum(
             (entitlement.value.limit or 0) * part.quantity
-            for part in parts_of(self._catalog, self._catalog.version(package.id, version))
+            for part in parts_of(self._catalog, wish.granting)
             for entitlement in part.package.entitlements
             if entitlement.feature_id == self._feature.id and entitlement.mode is GrantMode.ADD
         )
 
-    def _unlock(
-        self, wish: _Wish, quantity: int, levels: Mapping[str, int], plan: ChangePlan
-    ) -> Unlock:
+    def _unlock(self, wish: _Wish, plan: ChangePlan) -> Unlock:
         held = self._state.live(plan.product_id)
         before = held.quantities if held is not None else {}
         more = {f: n - before.get(f, 0) for f, n in plan.quantities.items()}
-        request = wish.request(quantity, levels)
+        request = msgspec.structs.replace(
+            wish.request,
+            quantities={f: n for f, n in plan.quantities.items() if more[f] or f in wish.levels},
+            versions={i.package_id: i.version for i in plan.items if i.item_id is None},
+        )
         return Unlock(
             package=wish.package,
-            quantity=quantity,
+            quantity=wish.quantity,
             quantities={f: n for f, n in more.items() if n > 0},
-            request=msgspec.structs.replace(
-                request,
-                quantities={f: n for f, n in plan.quantities.items() if more[f] or f in levels},
-                versions={i.package_id: i.version for i in plan.items if i.item_id is None},
-            ),
+            request=request,
             plan=plan,
             due_now_minor=due_by(plan, self._state.credit_balance_minor).due_now_minor,
         )
 
     # ── whether it may be offered ────────────────────────────────────────────
 
-    def holds(self, unlock: Unlock) -> bool:
+    def _holds(self, unlock: Unlock) -> bool:
         """Whether the whole of what is granted after it says yes, and nothing is taken away."""
         changes = entitlement_changes(self._catalog, self._state, unlock.plan)
         violations = usage_violations(changes, self._used)

@@ -4,7 +4,7 @@ Billable units = max(max(quantity, minimum) − included, 0), then whole blocks,
 (CATALOG.md). Amounts are exact `Fraction`s of minor units until `amount_minor` rounds them.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from fractions import Fraction
 from typing import NamedTuple
@@ -70,7 +70,7 @@ def explain(charge: Charge, price: Price, quantity: int, packages: int = 1) -> s
     >>> explain(blocks, rate, 121)
     '121 − 10 included = 111: 12 blocks of 10 × $100.00'
     """
-    how = " + ".join(s.words for s in _steps(charge, price, quantity, packages) if s.words)
+    how = " + ".join(step.words() for step in _steps(charge, price, quantity, packages))
     how = how or f"0 × {rate_text(Decimal(0), price.currency)}"
     counted = max(quantity, charge.minimum or 0)
     before = f"at least {counted:,}" if counted > quantity else ""
@@ -91,10 +91,10 @@ def rate_text(rate: Decimal, currency: str) -> str:
 
 
 class _Step(NamedTuple):
-    """A part of an amount: in major units, and how it is explained (empty: not worth words)."""
+    """A part of an amount: in major units, and how it is explained, if anybody asks."""
 
     major: Fraction
-    words: str
+    words: Callable[[], str]
 
 
 def _steps(charge: Charge, price: Price, quantity: int, packages: int) -> Iterator[_Step]:
@@ -118,7 +118,7 @@ def _rate_step(units: int, rate: Decimal | None, currency: str, name: str = "") 
     if rate is None:
         raise ValueError("the price lacks the amount that its charge's model needs")
     counted = f"{units:,} {name}" if name else f"{units:,}"
-    return _Step(units * Fraction(rate), f"{counted} × {rate_text(rate, currency)}")
+    return _Step(units * Fraction(rate), lambda: f"{counted} × {rate_text(rate, currency)}")
 
 
 def _tier_of(tiers: tuple[Tier, ...], billable: int) -> tuple[str, Tier]:
@@ -145,9 +145,12 @@ def _graduated_steps(price: Price, billable: int) -> Iterator[_Step]:
 def _tier_steps(bounded: tuple[str, Tier], units: int, currency: str) -> Iterator[_Step]:
     bounds, tier = bounded
     where = f"{bounds}: " if units else ""
-    yield _Step(units * Fraction(tier.unit), f"{where}{units:,} × {rate_text(tier.unit, currency)}")
+    yield _Step(
+        units * Fraction(tier.unit),
+        lambda: f"{where}{units:,} × {rate_text(tier.unit, currency)}",
+    )
     if tier.flat:
-        yield _Step(Fraction(tier.flat), f"{rate_text(tier.flat, currency)} flat")
+        yield _Step(Fraction(tier.flat), lambda: f"{rate_text(tier.flat, currency)} flat")
 
 
 def _bounds(start: int, end: int | None) -> str:

@@ -106,6 +106,7 @@ class Book:
     def __init__(self, catalog: Catalog, currency: str) -> None:
         self._catalog = catalog
         self._currency = currency
+        self._amounts: dict[tuple[Slot, Interval], Fraction] = {}
 
     def _charge(self, slot: Slot) -> tuple[AnyPackage, Charge]:
         package = self._catalog.version(slot.package_id, slot.version)
@@ -113,6 +114,12 @@ class Book:
 
     def amount(self, slot: Slot, interval: Interval) -> Fraction:
         """The exact amount of a slot for one whole interval, in minor units."""
+        known = self._amounts.get((slot, interval))
+        if known is None:
+            known = self._amounts[slot, interval] = self._amount(slot, interval)
+        return known
+
+    def _amount(self, slot: Slot, interval: Interval) -> Fraction:
         _, charge = self._charge(slot)
         price = charge.price(self._currency, interval)
         if price is None or slot.metered:

@@ -15,6 +15,9 @@ from tests.conftest import publish
 from tests.provider_traffic import Traffic
 from tests.scenarios.test_differences import wrongly_priced
 
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+"""For what does not depend on which database it is."""
+
 
 def said(unlocks: list[Any]) -> list[tuple[Any, ...]]:
     return [
@@ -63,12 +66,9 @@ async def test_a_denial_says_what_to_buy_and_one_click_buys_it_at_that_price(
     assert await portal.commit(found[1]["offerToken"], "unlock") == bought
 
 
+@on_sqlite
 @pytest.mark.usefixtures("example")
-async def test_more_of_what_is_held_is_offered_in_the_number_that_is_missing(
-    api: Api, database_url: str
-) -> None:
-    if "sqlite" not in database_url:
-        pytest.skip("nothing here depends on the database")
+async def test_more_of_what_is_held_is_offered_in_the_number_that_is_missing(api: Api) -> None:
     await start(api, planId="starter")
     await api.change("desk", customerId="acme", planId="help-desk-team")
     # Starter has 5 users; 12 more take 7 single ones, or Professional's 25 and nothing else.
@@ -91,10 +91,9 @@ async def test_more_of_what_is_held_is_offered_in_the_number_that_is_missing(
     assert unlock["quantities"] == [{"quantity": "4"}]
 
 
+@on_sqlite
 @pytest.mark.usefixtures("example")
-async def test_who_has_nothing_is_offered_what_to_begin_with(api: Api, database_url: str) -> None:
-    if "sqlite" not in database_url:
-        pytest.skip("nothing here depends on the database")
+async def test_who_has_nothing_is_offered_what_to_begin_with(api: Api) -> None:
     await api.create_customer("new")
     found = await api.unlocks("new", "support-channel", atLeast="chat")
     assert said(found) == [("professional", 1, 9900, 9900)]
@@ -102,12 +101,9 @@ async def test_who_has_nothing_is_offered_what_to_begin_with(api: Api, database_
     assert done["customer"]["subscriptions"][0]["plan"]["versionId"] == "professional@1"
 
 
+@on_sqlite
 @pytest.mark.usefixtures("example")
-async def test_nothing_is_offered_that_cannot_be_bought_now(
-    api: Api, services: Services, database_url: str
-) -> None:
-    if "sqlite" not in database_url:
-        pytest.skip("nothing here depends on the database")
+async def test_nothing_is_offered_that_cannot_be_bought_now(api: Api, services: Services) -> None:
     await start(api, planId="starter")
     # Sold by sales only; requires what is not held; taken away by hand.
     assert await api.unlocks("acme", "named-manager") == []
@@ -131,10 +127,9 @@ async def test_nothing_is_offered_that_cannot_be_bought_now(
     assert other["access"] == {"reason": "CUSTOMER_NOT_FOUND", "unlocks": []}
 
 
+@on_sqlite
 @pytest.mark.usefixtures("example")
-async def test_remedies_are_for_ten_denials_of_a_request(api: Api, database_url: str) -> None:
-    if "sqlite" not in database_url:
-        pytest.skip("nothing here depends on the database")
+async def test_remedies_are_for_ten_denials_of_a_request(api: Api) -> None:
     await start(api, planId="starter")
     checks = [{"featureId": "seats", "quantity": str(6 + n)} for n in range(12)]
     found = await api.ask(
@@ -180,12 +175,11 @@ async def test_a_newer_catalog_does_not_stale_an_offer_but_a_changed_customer_do
     assert forged["issues"][0]["code"] == "INVALID_TOKEN"
 
 
+@on_sqlite
 @pytest.mark.usefixtures("example")
 async def test_what_the_provider_would_charge_otherwise_is_not_charged_by_an_offer(
-    api: Api, services: Services, sandbox_url: str, database_url: str
+    api: Api, services: Services, sandbox_url: str
 ) -> None:
-    if "sqlite" not in database_url:
-        pytest.skip("nothing here depends on the database")
     await start(api, planId="starter")
     [offer, *_] = await api.unlocks("acme", "api-calls", quantity="20000")
     assert said([offer]) == [("extra-calls", 1, 1500, 1500)]
@@ -202,13 +196,12 @@ FEATURES = ("dashboards", "workflows", "sso", "audit-log", "exports", "lead-scor
             "seats", "storage", "api-calls", "agents", "integrations")  # fmt: skip
 
 
+@on_sqlite
 @pytest.mark.usefixtures("example")
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_whatever_is_offered_gives_what_it_promised_at_the_amount_it_named(
-    api: Api, services: Services, database_url: str, seed: int
+    api: Api, services: Services, seed: int
 ) -> None:
-    if "sqlite" not in database_url:
-        pytest.skip("nothing here depends on the database")
     chance = random.Random(seed)
     await api.create_customer("acme")
     disagreements = DIFFERENCES._value.get()
