@@ -51,7 +51,9 @@ from entitlements.subscriptions.tables import (
     CustomerRow,
     SubscriptionItemRow,
     SubscriptionRow,
+    TrialRow,
 )
+from entitlements.subscriptions.trialing import Trials
 
 CLOCK_YEARS_AT_MOST = 10
 STEPS_AT_MOST = 1_000
@@ -72,6 +74,7 @@ class Services:
     customers: CustomerService
     changes: ChangeService
     approvals: Approvals
+    trials: Trials
     settlement: Settlement
     alignment: Alignment
     due: Due
@@ -111,12 +114,18 @@ class SandboxClock:
         self._sync: ProviderSync | None = None
         self._due: Due | None = None
         self._alignment: Alignment | None = None
+        self._trials: Trials | None = None
 
     def connect(
-        self, payments: StripeProvider, sync: ProviderSync, due: Due, alignment: Alignment
+        self,
+        payments: StripeProvider,
+        sync: ProviderSync,
+        due: Due,
+        alignment: Alignment,
+        trials: Trials,
     ) -> None:
         self._payments, self._sync = payments, sync
-        self._due, self._alignment = due, alignment
+        self._due, self._alignment, self._trials = due, alignment, trials
 
     async def load(self) -> None:
         """Go on where the clock was set last, by this process or another."""
@@ -172,7 +181,7 @@ class SandboxClock:
         """
         assert self._due is not None
         for _ in range(STEPS_AT_MOST):
-            at = await self._due.next_at(to)
+            at = await self._next_at(to)
             if at is None:
                 break
             await self._step(max(at, self.clock.now()), stays=stays)
@@ -180,11 +189,18 @@ class SandboxClock:
                 await asyncio.sleep(FOLLOW_PAUSE_SECONDS)
         await self._step(to, stays=stays)
 
+    async def _next_at(self, to: datetime) -> datetime | None:
+        assert self._due is not None
+        assert self._trials is not None
+        instants = [await self._due.next_at(to), await self._trials.next_at(self.clock.now(), to)]
+        return min((at for at in instants if at is not None), default=None)
+
     async def _step(self, to: datetime, *, stays: bool) -> None:
         assert isinstance(self.clock, SettableClock)
         assert self._payments is not None
         assert self._due is not None
         assert self._alignment is not None
+        assert self._trials is not None
         await self._payments.advance_clock(to)
         if stays:
             async with self._database.write() as session:
@@ -193,6 +209,7 @@ class SandboxClock:
         await self._follow(to)
         for customer_id in await self._due.customers():
             await self._due.apply(customer_id)
+        await self._trials.work()
         for subscription_id in await self._alignment.waiting():
             with contextlib.suppress(ServiceError):  # it is logged, and the worker tries again
                 await self._alignment.align(subscription_id)
@@ -225,9 +242,11 @@ class SandboxClock:
 
 
 async def _held_versions(session: AsyncSession) -> set[str]:
-    """Every package version that somebody holds or is about to, as `pro@3`."""
+    """Every package version that somebody holds, has tried or is about to hold, as `pro@3`."""
     held = await session.execute(
-        select(SubscriptionItemRow.package_id, SubscriptionItemRow.version).distinct()
+        select(SubscriptionItemRow.package_id, SubscriptionItemRow.version)
+        .distinct()
+        .union(select(TrialRow.package_id, TrialRow.version).distinct())
     )
     return {f"{package_id}@{version}" for package_id, version in held} | {
         f"{package_id}@{version}"
@@ -290,7 +309,8 @@ async def build_services(settings: Settings, *, clock: SettableClock | None = No
         sync,
         return_urls,
     )
-    sandbox_clock.connect(payments, sync, due, alignment)
+    trials = Trials(database, catalog.current, service_clock, changes, quoting, alignment)
+    sandbox_clock.connect(payments, sync, due, alignment, trials)
     sender = Sender(sandbox=settings.sandbox)
     webhooks = Webhooks(
         database,
@@ -312,6 +332,7 @@ async def build_services(settings: Settings, *, clock: SettableClock | None = No
         customers=customers,
         changes=changes,
         approvals=approvals,
+        trials=trials,
         settlement=settlement,
         alignment=alignment,
         due=due,

@@ -1,5 +1,6 @@
-"""What is due and nobody waits for: webhooks received, scheduled changes, changes whose process
-died, what the provider has still to be told, use past its time to be forgotten, seals, notices.
+"""What is due and nobody waits for: webhooks received, scheduled changes, trials that end, changes
+whose process died, what the provider has still to be told, use past its time to be forgotten,
+seals, notices.
 
 What is due is data with an instant; this loop is the only thing that looks for it. Any number of
 workers may run: leases see to it that each thing is done once.
@@ -33,6 +34,7 @@ async def work_once(services: Services, *, inbox_only: bool = False) -> int:
         return done
     for customer_id in await services.due.customers():
         done += await services.due.apply(customer_id)
+    done += await services.trials.work()
     for change_id in await services.settlement.unfinished():
         try:
             await services.settlement.finish(change_id)

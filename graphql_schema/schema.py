@@ -14,6 +14,7 @@ from graphql_schema.mutations.changes import ChangeMutations
 from graphql_schema.mutations.customers import CustomerMutations
 from graphql_schema.mutations.overrides import OverrideMutations
 from graphql_schema.mutations.proposals import ProposalMutations
+from graphql_schema.mutations.trials import TrialMutations
 from graphql_schema.mutations.usage import UsageMutations
 from graphql_schema.mutations.webhooks import WebhookMutations
 from graphql_schema.queries.audit import AuditQueries
@@ -47,6 +48,7 @@ class Query(
 class Mutation(
     CustomerMutations,
     ChangeMutations,
+    TrialMutations,
     UsageMutations,
     OverrideMutations,
     ProposalMutations,

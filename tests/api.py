@@ -71,6 +71,25 @@ class Api:
         found = await self.ask(CANCEL, input={"idempotencyKey": key, **input})
         return found["cancelSubscription"]
 
+    async def start_trial(self, key: str, **input: Any) -> Any:
+        found = await self.ask(START_TRIAL, input={"idempotencyKey": key, **input})
+        return found["startTrial"]
+
+    async def convert_trial(self, trial_id: str, key: str) -> Any:
+        return (await self.ask(CONVERT_TRIAL, id=trial_id, key=key))["convertTrial"]
+
+    async def cancel_trial(self, trial_id: str) -> Any:
+        return (await self.ask(CANCEL_TRIAL, id=trial_id))["cancelTrial"]
+
+    async def extend_trial(self, trial_id: str, days: int, reason: str = "more time") -> Any:
+        found = await self.ask(EXTEND_TRIAL, id=trial_id, days=days, reason=reason)
+        return found["extendTrial"]
+
+    async def trials(self, customer_id: str) -> Any:
+        """Of a customer, newest first."""
+        found = await self.ask(TRIALS, id=customer_id)
+        return found["customer"]["trials"]
+
     async def take_back(self, change_id: str) -> Any:
         found = await self.ask(TAKE_BACK, id=change_id)
         return found["cancelScheduledChange"]
@@ -183,6 +202,32 @@ PURCHASE = f"""mutation ($input: PurchaseAddOnInput!) {{
 
 CANCEL = f"""mutation ($input: CancelSubscriptionInput!) {{
   cancelSubscription(input: $input) {{ {_CHANGE} }} }}"""
+
+_TRIAL = """id status startedAt endsAt atEnd package { versionId } successCriteria
+  currentStep { week title } conversion { token dueNow { amountMinor } direction
+    lines { kind amount { amountMinor } } recurringAfter { amountMinor } } """
+
+_FAILED = """... on UserError { code message }
+  ... on ValidationFailed { issues { path code } }"""
+
+_PAYLOAD = f"""__typename {_FAILED}
+  ... on TrialPayload {{ trial {{ {_TRIAL} }} customer {{ subscriptions {{ status }} }} }}"""
+
+START_TRIAL = f"""mutation ($input: StartTrialInput!) {{ startTrial(input: $input) {{
+  __typename {_FAILED}
+  ... on TrialStarted {{ trial {{ {_TRIAL} }} revision customer {{ revision
+    subscriptions {{ status plan {{ versionId }} trialEndsAt cancelAt }} }} }}
+  ... on CheckoutRequired {{ url pendingChange {{ id status total {{ amountMinor }} }} }} }} }}"""
+
+CANCEL_TRIAL = f"""mutation ($id: ID!) {{ cancelTrial(id: $id) {{ {_PAYLOAD} }} }}"""
+
+EXTEND_TRIAL = f"""mutation ($id: ID!, $days: Int!, $reason: String!) {{
+  extendTrial(id: $id, days: $days, reason: $reason) {{ {_PAYLOAD} }} }}"""
+
+CONVERT_TRIAL = f"""mutation ($id: ID!, $key: String!) {{
+  convertTrial(id: $id, idempotencyKey: $key) {{ {_CHANGE} }} }}"""
+
+TRIALS = f"""query ($id: ID!) {{ customer(id: $id) {{ trials {{ {_TRIAL} }} }} }}"""
 
 TAKE_BACK = f"""mutation ($id: ID!) {{ cancelScheduledChange(id: $id) {{ {_CHANGE} }} }}"""
 

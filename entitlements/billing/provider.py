@@ -225,9 +225,11 @@ class StripeProvider:
         async with provider_errors():
             await self._follow_clock()
             items = (await self._items(order)).items if order.after else []
-            if order.after and not items:
+            if order.after and not items and not order.ends_trial:
                 return None
-            details: dict[str, Any] = {"items": items} if items else {"cancel_now": True}
+            details: dict[str, Any] = {"items": items} if items else {}
+            if not order.after:
+                details = {"cancel_now": True}
             params: dict[str, Any] = {"subscription_details": details}
             if order.customer.provider_id:
                 params["customer"] = order.customer.provider_id
@@ -236,7 +238,9 @@ class StripeProvider:
             else:
                 params["subscription"] = order.subscription_provider_id
                 details |= self._proration(order)
-                if order.new_period and items:
+                if order.ends_trial:
+                    details["trial_end"] = "now"
+                elif order.new_period and items:
                     details["billing_cycle_anchor"] = {"type": "now"}
             try:
                 invoice = await self._client.v1.invoices.create_preview_async(params)  # type: ignore[arg-type]
@@ -272,6 +276,8 @@ class StripeProvider:
             "billing_mode": {"type": "flexible"},
             "metadata": {"change": change_id},
         }
+        if order.trial_ends_at is not None:
+            params |= _trial(order.trial_ends_at, expires=order.trial_expires)
         created = await self._client.v1.subscriptions.create_async(
             params,  # type: ignore[arg-type]
             {"idempotency_key": f"{change_id}:create"},
@@ -299,13 +305,13 @@ class StripeProvider:
                 await self._release(schedule_id)
         changes = await self._items(order)
         params: dict[str, Any] = {"metadata": {"change": change_id}}
+        if changes.items or order.ends_trial:
+            params |= {"payment_behavior": changes.payment_behavior, **self._proration(order)}
         if changes.items:
-            params |= {
-                "items": changes.items,
-                "payment_behavior": changes.payment_behavior,
-                **self._proration(order),
-            }
-        if order.new_period:
+            params["items"] = changes.items
+        if order.ends_trial:  # which begins a period
+            params["trial_end"] = "now"
+        elif order.new_period:
             params["billing_cycle_anchor"] = {"type": "now"}
         try:
             updated = await self._client.v1.subscriptions.update_async(
@@ -354,11 +360,12 @@ class StripeProvider:
         held = {h.slot.key: h for h in await self._known(order) if not h.slot.metered}
         staying = {slot.key for slot in after}
         changing, repriced = [], []
+        repriced_all = order.new_period and not order.ends_trial
         for slot in after:
             old = held.get(slot.key)
-            if old is None or order.new_period or old.slot.version != slot.version:
+            if old is None or repriced_all or old.slot.version != slot.version:
                 repriced.append(slot)
-            if old is None or order.new_period or not old.slot.costs_as(slot):
+            if old is None or repriced_all or not old.slot.costs_as(slot):
                 changing.append((slot, old or held.get(order.replaces.get(slot.key, ""))))
         prices = await self.prices.ensure(catalog, repriced, order.currency, order.interval)
         items: list[dict[str, Any]] = []
@@ -611,6 +618,8 @@ class StripeProvider:
         if schedule is not None and (phase is None or len(schedule.phases) > 1):
             await self._release(schedule.id)
             schedule = None
+        if future.trial_ends_at is not None and status_of(found) is SubscriptionStatus.TRIALING:
+            await self._move_trial_end(subscription_id, found, future.trial_ends_at)
         ends = future.cancel_at is not None or future.billing_ends
         what = _BILLING if future.billing_ends else ""
         if (found.cancel_at is not None, _what_ends(found)) != (ends, what):
@@ -623,6 +632,20 @@ class StripeProvider:
             )
         if phase is not None:
             await self._plan_phase(f"{key}:{wanted}", subscription_id, schedule, phase)
+
+    async def _move_trial_end(
+        self, subscription_id: str, found: stripe.Subscription, ends_at: datetime
+    ) -> None:
+        """A longer trial, free as it was; a subscription that ends with it ends later, too."""
+        if optional_instant(found.trial_end) == ends_at:
+            return
+        params: Any = {"trial_end": int(ends_at.timestamp()), "proration_behavior": "none"}
+        if found.cancel_at is not None:
+            params["cancel_at"] = int(ends_at.timestamp())
+        key = f"{subscription_id}:trial_end:{found.trial_end}:{params['trial_end']}"
+        await self._client.v1.subscriptions.update_async(
+            subscription_id, params, {"idempotency_key": key}
+        )
 
     async def _next_phase(self, future: Future) -> dict[str, Any] | None:
         """What a subscription goes on as, in the provider's terms; its first period is enough."""
@@ -937,6 +960,16 @@ class _ItemChanges(NamedTuple):
     items: list[dict[str, Any]]
     emptied: list[str]
     payment_behavior: str
+
+
+def _trial(ends_at: datetime, *, expires: bool) -> dict[str, Any]:
+    """A subscription that begins on trial. Without a way to pay it ends with the trial, too."""
+    end = int(ends_at.timestamp())
+    params: dict[str, Any] = {
+        "trial_end": end,
+        "trial_settings": {"end_behavior": {"missing_payment_method": "cancel"}},
+    }
+    return params | ({"cancel_at": end} if expires else {})
 
 
 def _digest(phase: Mapping[str, Any]) -> str:

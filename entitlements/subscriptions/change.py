@@ -8,7 +8,7 @@ product's policy, and writes the invoice lines to the minor unit. It reads no cl
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from fractions import Fraction
 
@@ -23,8 +23,9 @@ from entitlements.catalog.model import (
     Policy,
     Product,
     ProrationMode,
+    TrialEnd,
 )
-from entitlements.kernel.errors import Conflict, Issue, ValidationFailed
+from entitlements.kernel.errors import Conflict, Issue, TrialNotAvailable, ValidationFailed
 from entitlements.kernel.period import Interval, Period, to_second
 from entitlements.subscriptions.composition import TargetItem, add_ons_held, parts_held
 from entitlements.subscriptions.invoice_line import Line
@@ -51,6 +52,13 @@ from entitlements.subscriptions.state import (
     held_plan,
 )
 from entitlements.subscriptions.target import Target, product_of
+from entitlements.subscriptions.trials import (
+    NotOffered,
+    brings_plan,
+    counted_by,
+    trial_available,
+    trial_target,
+)
 
 
 class Authority(StrEnum):
@@ -72,6 +80,18 @@ class ChangeDirection(StrEnum):
     NONE = "none"
 
 
+class PlannedTrial(msgspec.Struct, frozen=True, kw_only=True):
+    """A trial that a change begins, on terms fixed with it (`state.Trial`)."""
+
+    package_id: str
+    version: int
+    ends_at: datetime
+    at_end: TrialEnd
+    with_subscription: bool
+    quantities: Mapping[str, int] = {}
+    success_criteria: tuple[str, ...] = ()
+
+
 class ChangePlan(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that a change will do. `lines` are due now or on the next invoice, by `proration`;
     `swept` are earlier ones that waited for an invoice and stand on the one that this change makes.
@@ -84,6 +104,9 @@ class ChangePlan(msgspec.Struct, frozen=True, kw_only=True):
     What waits for the end of the period is planned against what will be held then: `before`,
     `after`, `mrr_before_minor` and `period` are of that time. `dropped` are queued changes that do
     not wait any more once this one is made; `versions` are of the packages that it brings.
+
+    `on_trial` says that all that is held before is free until its trial ends, `trial_ends_at` that
+    it is afterwards, and until when. `trials` are those that it begins.
     """
 
     product_id: str
@@ -119,6 +142,20 @@ class ChangePlan(msgspec.Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
     dropped: tuple[Dropped, ...] = ()
     versions: Mapping[str, int] = {}
+    on_trial: bool = False
+    trial_ends_at: datetime | None = None
+    trials: tuple[PlannedTrial, ...] = ()
+    needs_payment_method: bool = False  # although nothing is due now
+
+    @property
+    def ends_trial(self) -> bool:
+        """Whether what was free until now is paid for from now on."""
+        return self.on_trial and self.trial_ends_at is None and bool(self.after)
+
+    @property
+    def ours_alone(self) -> bool:
+        """Whether nothing happens but that a trial of ours begins beside what is held."""
+        return any(not trial.with_subscription for trial in self.trials)
 
     @property
     def waits(self) -> bool:
@@ -154,6 +191,8 @@ class ChangePlan(msgspec.Struct, frozen=True, kw_only=True):
         """Whether an invoice is written at once: what the lines say is then due now."""
         if self.waits or self.direction is ChangeDirection.CANCELLATION:
             return False
+        if self.trial_ends_at is not None or self.ours_alone:
+            return False
         billed = bool(self.before or self.after)
         return billed and (not self.exact or self.proration is ProrationMode.INVOICE_NOW)
 
@@ -173,13 +212,16 @@ def plan_change(
 ) -> ChangePlan:
     """Decide what `request` does to `state` at an instant (cut to the second).
 
-    Raises `ValidationFailed` naming the field of the request, or `Conflict` while in arrears.
+    Raises `ValidationFailed` naming the field of the request, `Conflict` while in arrears, or
+    `TrialNotAvailable`.
     """
     at = to_second(at)
     if len(request.reason or "") > REASON_LENGTH_AT_MOST:
         words = f"a reason has at most {REASON_LENGTH_AT_MOST} characters"
         raise ValidationFailed.of("reason", "LENGTH", words)
     state = in_effect(catalog, state, at)
+    if request.trial is not None:
+        return _plan_trial(catalog, state, request, at, levels_in_use or {})
     product = product_of(catalog, state, request)
     held = state.live(product.id)
     if request.cancel:
@@ -192,7 +234,10 @@ def plan_change(
         )
     levels = levels_in_use or {}
     # Where nothing was paid for here there is no end of a period to wait for.
-    at_once = held is None or billed_outside(catalog, held)
+    on_trial = held is not None and held.on_trial
+    if request.end_trial and not on_trial:
+        raise ValidationFailed.of("input", "NOTHING_TO_CHANGE", "it is not on trial")
+    at_once = held is None or on_trial or billed_outside(catalog, held)
     if at_once and request.timing is ChangeTiming.PERIOD_END:
         message = "nothing is paid for here yet that it could wait for the end of"
         raise ValidationFailed.of("timing", "NO_PAID_PERIOD", message)
@@ -200,13 +245,18 @@ def plan_change(
     if at_once or request.timing is not ChangeTiming.PERIOD_END:
         target = Target(catalog, product, state, held, request, levels)
         direction, rules = _direction(catalog, product, held, target)
+        if direction is ChangeDirection.NONE and request.end_trial:
+            direction, rules = ChangeDirection.NEW, [product.policy.upgrade]
         if direction is ChangeDirection.NONE:
             raise _nothing_to_change(held, request)
         timing, mode = _when_and_how(product.policy, direction, rules, request, authority)
         if at_once:
             timing, mode = ChangeTiming.NOW, ProrationMode.INVOICE_NOW
         if timing is ChangeTiming.NOW:
-            return _plan_now(catalog, product, state, held, target, direction, mode, at)
+            joining = None
+            if held is not None and on_trial and not request.end_trial:
+                joining = _joining(catalog, state, held, target, at)
+            return _plan_now(catalog, product, state, held, target, direction, mode, at, joining)
     assert held is not None
     return _plan_at_end(catalog, product, state, held, request, at, authority, levels)
 
@@ -304,6 +354,146 @@ def _when_and_how(
     return timing, mode
 
 
+# ── trials ───────────────────────────────────────────────────────────────────
+
+
+def _plan_trial(
+    catalog: Catalog,
+    state: CustomerState,
+    request: ChangeRequest,
+    at: datetime,
+    levels_in_use: Mapping[str, int],
+) -> ChangePlan:
+    """A trial begins: of a plan a subscription that is free until its end, of anything else a grant
+    of ours beside what is held."""
+    assert request.trial is not None
+    package = catalog.current.get(request.trial.package_id)
+    if package is None:
+        words = f"{request.trial.package_id!r} is not sold"
+        raise ValidationFailed.of("packageId", "UNKNOWN_PACKAGE", words)
+    terms = trial_available(catalog, state, package.id, at, again=request.trial.again)
+    if isinstance(terms, NotOffered):
+        raise TrialNotAvailable(terms.message, code=terms.code)
+    product = catalog.products[package.product_id]
+    held = state.live(product.id)
+    if held is not None and request.interval not in (None, Interval.MONTH, held.interval):
+        words = f"it is billed with the subscription, by the {held.interval}"
+        raise ValidationFailed.of("interval", "OTHER_INTERVAL", words)
+    target = trial_target(catalog, state, package, request, levels_in_use)
+    unknown = request.quantities.keys() - counted_by(package, target.quantities).keys()
+    if held is not None and unknown:
+        path = ("quantities", min(unknown))
+        raise ValidationFailed.of(path, "NOT_SOLD_BY_QUANTITY", f"{package.name} does not count it")
+    ends_at = at + timedelta(days=terms.days)
+    begun = PlannedTrial(
+        package_id=package.id,
+        version=package.version,
+        ends_at=ends_at,
+        at_end=terms.at_end,
+        with_subscription=brings_plan(catalog, package),
+        quantities=counted_by(package, target.quantities),
+        success_criteria=request.trial.success_criteria,
+    )
+    book = Book(catalog, target.currency)
+    before = tuple(slots_of(catalog, held.items, held.quantities)) if held else ()
+    after = before if held else tuple(slots_of(catalog, target.items, target.quantities))
+    first_paid = Period.containing(ends_at, target.interval, ends_at)
+    renews = held is None and terms.at_end is TrialEnd.CONVERT
+    renewal = book.charges(after, target.interval, first_paid, ends_at) if renews else ()
+    mrr_minor = book.mrr(before, held.interval) if held and not held.on_trial else 0
+    return ChangePlan(
+        product_id=product.id,
+        subscription_id=held.id if held else None,
+        direction=ChangeDirection.ADDITION if held else ChangeDirection.NEW,
+        description=f"Try {package.name} for {terms.days} days",
+        timing=ChangeTiming.NOW,
+        proration=ProrationMode.NONE,
+        at=at,
+        effective_at=at,
+        interval=target.interval,
+        currency=target.currency,
+        items=_continued(held) if held else tuple(target.items),
+        quantities=held.quantities if held else target.quantities,
+        before=before,
+        after=after,
+        period=held.period if held else Period(at, ends_at),
+        new_period=held is None,
+        lines=(),
+        swept=(),
+        replaces={},
+        charged_at={},
+        pending_after=held.pending_lines if held else (),
+        next_lines=tuple(renewal),
+        next_invoice_at=ends_at if renews else None,
+        recurring_before_minor=book.recurring(before, held.interval) if held else 0,
+        recurring_after_minor=book.recurring(after, target.interval),
+        mrr_before_minor=mrr_minor,
+        mrr_after_minor=mrr_minor,
+        on_trial=held is not None and held.on_trial,
+        trial_ends_at=held.trial_ends_at if held and held.on_trial else None if held else ends_at,
+        trials=(begun,),
+        needs_payment_method=terms.requires_payment_method,
+    )
+
+
+def _continued(held: Subscription) -> tuple[TargetItem, ...]:
+    return tuple(
+        TargetItem(
+            package_id=item.package_id,
+            version=item.version,
+            entitlements_version=item.entitlements_version,
+            quantity=item.quantity,
+            item_id=item.id,
+        )
+        for item in held.items
+    )
+
+
+def _joining(
+    catalog: Catalog, state: CustomerState, held: Subscription, target: Target, at: datetime
+) -> tuple[PlannedTrial, ...] | None:
+    """What a change brings into the trial that a subscription is on, as it is free to: less of what
+    is held, and what has a trial open to this customer (or is being tried). None where it brings
+    anything else: that is bought, and ends the trial."""
+    there = {item.id: item for item in held.items}
+    found = held_plan(catalog, held)
+    same_plan = found is not None and found[1].version_id == target.plan.version_id
+    more = any(target.quantities.get(k, 0) > n for k, n in held.quantities.items())
+    if not same_plan or more or target.interval is not held.interval:
+        return None
+    assert held.trial_ends_at is not None
+    ends_with = TrialEnd.CONVERT if held.cancel_at is None else TrialEnd.EXPIRE
+    had = add_ons_held(catalog, held.items)
+    being_tried = {t.package_id for t in state.trials if t.active and not t.with_subscription}
+    joining = []
+    for item in target.items:
+        old = there.get(item.item_id or "")
+        if old is not None:
+            if item.version != old.version or item.quantity > old.quantity:
+                return None
+            continue
+        if item.quantity <= had[item.package_id] or (
+            item.package_id in being_tried and item.quantity == 1
+        ):
+            continue
+        terms = trial_available(catalog, state, item.package_id, at)
+        if isinstance(terms, NotOffered) or item.quantity > 1:
+            return None
+        if terms.requires_payment_method and not state.has_payment_method:
+            return None
+        joining.append(
+            PlannedTrial(
+                package_id=item.package_id,
+                version=item.version,
+                ends_at=held.trial_ends_at,
+                at_end=ends_with,
+                with_subscription=True,
+                quantities=counted_by(target.package(item), target.quantities),
+            )
+        )
+    return tuple(joining)
+
+
 # ── cancelling ────────────────────────────────────────────────────────────────
 
 
@@ -329,7 +519,7 @@ def _plan_cancellation(
     if held.status in IN_ARREARS:  # the running period was never paid: there is nothing to end
         timing = ChangeTiming.NOW
     now = timing is ChangeTiming.NOW
-    if not now or held.status in IN_ARREARS:
+    if not now or held.status in IN_ARREARS or held.on_trial:
         mode = ProrationMode.NONE
     elif request.proration is None:
         mode = policy.cancellation.proration
@@ -367,9 +557,10 @@ def _plan_cancellation(
         next_invoice_at=None,
         recurring_before_minor=book.recurring(before, held.interval),
         recurring_after_minor=0,
-        mrr_before_minor=book.mrr(before, held.interval),
+        mrr_before_minor=0 if held.on_trial else book.mrr(before, held.interval),
         mrr_after_minor=0,
         void_open_invoices=held.status in IN_ARREARS,
+        on_trial=held.on_trial,
         dropped=dropped,
         warnings=_warnings(catalog, dropped),
     )
@@ -523,17 +714,25 @@ def _plan_now(
     direction: ChangeDirection,
     mode: ProrationMode,
     at: datetime,
+    joining: tuple[PlannedTrial, ...] | None,
 ) -> ChangePlan:
+    """`joining`, in a trial of all that is held: what joins it, free. None: it is paid for now."""
     before = tuple(slots_of(catalog, held.items, held.quantities)) if held else ()
     after = tuple(slots_of(catalog, target.items, target.quantities))
     begins_billing = bool(after) and not before
+    on_trial = held is not None and held.on_trial
+    stays_on_trial = on_trial and joining is not None
+    ends_trial = on_trial and not stays_on_trial
     new_period = held is None or held.interval is not target.interval or begins_billing
+    new_period = new_period or ends_trial
+    if stays_on_trial:
+        mode = ProrationMode.NONE
     if not after and mode is ProrationMode.NEXT_INVOICE:
         mode = ProrationMode.INVOICE_NOW  # there is no next one
     period = Period.containing(at, target.interval, at) if new_period or not held else held.period
     book = Book(catalog, target.currency)
     lines: list[Line] = []
-    if held is not None and mode is not ProrationMode.NONE:
+    if held is not None and not on_trial and mode is not ProrationMode.NONE:
         leaving = before if new_period else _unlike(before, after)
         lines += book.credits(leaving, held, at)
     entering = after if new_period else _unlike(after, before)
@@ -572,6 +771,7 @@ def _plan_now(
     elif mode is ProrationMode.NEXT_INVOICE:
         pending = (*pending, *lines)
     cancelled = held is not None and held.cancel_at is not None and held.cancel_at <= period.end
+    cancelled = cancelled and not ends_trial  # what is bought now goes on
     last = cancelled or not after  # no invoice follows
     recurring = book.recurring(after, target.interval)
     return ChangePlan(
@@ -600,12 +800,15 @@ def _plan_now(
         next_invoice_at=None if last else period.end,
         recurring_before_minor=book.recurring(before, interval_before),
         recurring_after_minor=recurring,
-        mrr_before_minor=book.mrr(before, interval_before),
-        mrr_after_minor=book.mrr(after, target.interval),
+        mrr_before_minor=0 if on_trial else book.mrr(before, interval_before),
+        mrr_after_minor=0 if stays_on_trial else book.mrr(after, target.interval),
         removed_add_ons=tuple(target.removed_add_ons),
         approval_required=_approval_required(catalog, held, target),
         warnings=_warnings(catalog, dropped, target),
         dropped=dropped,
+        on_trial=on_trial,
+        trial_ends_at=held.trial_ends_at if held is not None and stays_on_trial else None,
+        trials=joining or (),
     )
 
 

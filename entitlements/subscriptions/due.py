@@ -28,6 +28,7 @@ from entitlements.subscriptions.records import (
 )
 from entitlements.subscriptions.state import CustomerState, Subscription, SubscriptionStatus
 from entitlements.subscriptions.tables import ChangeRow, CustomerRow, SubscriptionRow
+from entitlements.subscriptions.tried import settle_trials
 
 
 class Due:
@@ -99,6 +100,7 @@ async def apply_due(
             await _end(session, catalog, row, subscription, held, now)
         else:
             await _enter(session, catalog, state, row, subscription, held, changes, now)
+    await settle_trials(session, catalog, now, row)
     return True
 
 
@@ -151,9 +153,13 @@ async def end_queue(
 
 
 async def taken_back(
-    session: AsyncSession, row: CustomerRow, subscription_id: str, now: datetime
+    session: AsyncSession,
+    row: CustomerRow,
+    subscription_id: str,
+    now: datetime,
+    reason: str = "it was taken back at the payment provider",
 ) -> None:
-    """A cancellation that was scheduled here has been taken back at the provider."""
+    """A cancellation that was scheduled here is not to happen."""
     for change in await session.scalars(
         select(ChangeRow).where(
             ChangeRow.subscription_id == subscription_id,
@@ -161,7 +167,6 @@ async def taken_back(
             ChangeRow.direction == ChangeDirection.CANCELLATION.value,
         )
     ):
-        reason = "it was taken back at the payment provider"
         gone = Dropped(change.id, change.description, "NO_LONGER_APPLIES", reason)
         await drop(session, now, ledger.SYSTEM, row, [gone])
 

@@ -1,6 +1,6 @@
 """From what a customer holds to what the grants room reads, now and after a change."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 import msgspec
@@ -9,37 +9,76 @@ from entitlements.catalog.model import Catalog, EntitlementValue, Feature
 from entitlements.catalog.values import at_least
 from entitlements.grants.merge import Grants, resolve
 from entitlements.grants.sources import HeldPackage, Holding
-from entitlements.subscriptions.change import ChangePlan
+from entitlements.subscriptions.change import ChangePlan, PlannedTrial
 from entitlements.subscriptions.queue import in_effect, next_due_at
 from entitlements.subscriptions.state import (
     CustomerState,
     Item,
     Subscription,
     SubscriptionStatus,
+    Trial,
+    TrialStatus,
     held_package,
 )
+from entitlements.subscriptions.trials import outcome, tried_package
 
 
 def holdings_of(catalog: Catalog, state: CustomerState, at: datetime) -> tuple[Holding, ...]:
-    """Every subscription, live and ended, as the grants room wants it."""
-    return tuple(_holding(catalog, subscription, at) for subscription in state.subscriptions)
+    """Every subscription, live and ended, as the grants room wants it, with what is tried beside
+    it; and every trial that ended without being bought."""
+    tried: dict[str, list[Trial]] = {}
+    for trial in state.trials:
+        if trial.active and not trial.with_subscription:
+            tried.setdefault(trial.subscription_id, []).append(trial)
+    held = [_holding(catalog, s, tried.get(s.id, ()), at) for s in state.subscriptions]
+    over = [_ended(catalog, trial) for trial in state.trials if trial.status in _UNCONVERTED]
+    return (*held, *over)
 
 
-def _holding(catalog: Catalog, subscription: Subscription, at: datetime) -> Holding:
+_UNCONVERTED = (TrialStatus.EXPIRED, TrialStatus.CANCELED)
+
+
+def _holding(
+    catalog: Catalog, subscription: Subscription, tried: Iterable[Trial], at: datetime
+) -> Holding:
     policy = catalog.products[subscription.product_id].policy
+    bought = dict(subscription.quantities)
+    for trial in tried:
+        bought |= {k: max(n, bought.get(k, 0)) for k, n in trial.quantities.items()}
+    items = tuple(
+        HeldPackage(
+            package=held_package(catalog, item),
+            quantity=item.quantity,
+            granting=catalog.version(item.package_id, item.entitlements_version),
+            trial=subscription.on_trial,
+            ends_at=subscription.trial_ends_at if subscription.on_trial else None,
+        )
+        for item in subscription.items
+    )
     return Holding(
         product_id=subscription.product_id,
         has_access=subscription.has_access(policy, at),
         ended=not subscription.live,
-        items=tuple(
-            HeldPackage(
-                package=held_package(catalog, item),
-                quantity=item.quantity,
-                granting=catalog.version(item.package_id, item.entitlements_version),
-            )
-            for item in subscription.items
-        ),
-        bought=subscription.quantities,
+        items=(*items, *(_tried(catalog, trial, at) for trial in tried)),
+        bought=bought,
+    )
+
+
+def _tried(catalog: Catalog, trial: Trial, at: datetime) -> HeldPackage:
+    """What is over and still active is about to be bought (`trials.in_effect`): it has no end."""
+    ends_at = trial.ends_at if at < trial.ends_at else None
+    return HeldPackage(package=tried_package(catalog, trial), trial=True, ends_at=ends_at)
+
+
+def _ended(catalog: Catalog, trial: Trial) -> Holding:
+    package = tried_package(catalog, trial)
+    return Holding(
+        product_id=trial.product_id,
+        has_access=False,
+        ended=True,
+        unconverted_trial=True,
+        items=(HeldPackage(package=package, trial=True, ends_at=trial.ends_at),),
+        bought=trial.quantities,
     )
 
 
@@ -79,7 +118,8 @@ def entitlement_changes(
         ),
     )
     then = in_effect(catalog, without, at)
-    before, after = grants_of(catalog, then, at), grants_of(catalog, after_change(then, plan), at)
+    afterwards = after_change(catalog, then, plan)
+    before, after = grants_of(catalog, then, at), grants_of(catalog, afterwards, at)
     return tuple(_changes(catalog, before, after))
 
 
@@ -96,14 +136,16 @@ def _changes(catalog: Catalog, before: Grants, after: Grants) -> Sequence[Entitl
     ]
 
 
-def after_change(state: CustomerState, plan: ChangePlan) -> CustomerState:
+def after_change(catalog: Catalog, state: CustomerState, plan: ChangePlan) -> CustomerState:
     """The customer as they will be once the change has taken effect."""
     held = next((s for s in state.subscriptions if s.id == plan.subscription_id), None)
     ended = not plan.items
+    status = SubscriptionStatus.TRIALING if plan.trial_ends_at else SubscriptionStatus.ACTIVE
     changed = Subscription(
         id=plan.subscription_id or "",
         product_id=plan.product_id,
-        status=SubscriptionStatus.CANCELED if ended else SubscriptionStatus.ACTIVE,
+        status=SubscriptionStatus.CANCELED if ended else status,
+        trial_ends_at=plan.trial_ends_at,
         interval=plan.interval,
         currency=plan.currency,
         period=plan.period,
@@ -123,4 +165,32 @@ def after_change(state: CustomerState, plan: ChangePlan) -> CustomerState:
         quantities=plan.quantities,
     )
     others = tuple(s for s in state.subscriptions if s is not held)
-    return msgspec.structs.replace(state, subscriptions=(*others, changed))
+    begun = tuple(as_trial("", changed.id, plan, tried) for tried in plan.trials)
+    then = msgspec.structs.replace(
+        state, subscriptions=(*others, changed), trials=(*state.trials, *begun)
+    )
+    settled = tuple(
+        msgspec.structs.replace(trial, status=outcome(catalog, trial, changed) or trial.status)
+        if trial.active and trial.subscription_id == changed.id
+        else trial
+        for trial in then.trials
+    )
+    return msgspec.structs.replace(then, trials=settled)
+
+
+def as_trial(id: str, subscription_id: str, plan: ChangePlan, tried: PlannedTrial) -> Trial:
+    """A trial as it stands once the plan that begins it has taken effect."""
+    return Trial(
+        id=id,
+        product_id=plan.product_id,
+        subscription_id=subscription_id,
+        package_id=tried.package_id,
+        version=tried.version,
+        status=TrialStatus.ACTIVE,
+        started_at=plan.effective_at,
+        ends_at=tried.ends_at,
+        at_end=tried.at_end,
+        with_subscription=tried.with_subscription,
+        quantities=tried.quantities,
+        success_criteria=tried.success_criteria,
+    )

@@ -240,7 +240,9 @@ def _worth_a_line(slot: Slot, amount_minor: int) -> bool:
 
 
 def held_mrr_minor(catalog: Catalog, held: Subscription) -> int:
-    """The monthly recurring revenue of a subscription, in minor units."""
+    """The monthly recurring revenue of a subscription, in minor units: none while it is tried."""
+    if held.on_trial:
+        return 0
     slots = slots_of(catalog, held.items, held.quantities)
     return Book(catalog, held.currency).mrr(slots, held.interval)
 

@@ -6,7 +6,7 @@ import msgspec
 import structlog
 from prometheus_client import Counter
 
-from entitlements.catalog.model import Catalog, ProrationMode
+from entitlements.catalog.model import Catalog, ProrationMode, TrialEnd
 from entitlements.subscriptions.change import ChangePlan
 from entitlements.subscriptions.invoice_line import (
     TOLERANCE_MINOR,
@@ -51,16 +51,20 @@ def order_of(row: CustomerRow, state: CustomerState, plan: ChangePlan) -> Billin
         total_minor=plan.invoice_total_minor,
         replaces=plan.replaces,
         release=held is not None and (bool(held.queue) or held.unaligned),
+        trial_ends_at=plan.trial_ends_at if held is None else None,
+        trial_expires=any(trial.at_end is TrialEnd.EXPIRE for trial in plan.trials),
+        ends_trial=plan.ends_trial,
     )
 
 
 def future_of(catalog: Catalog, state: CustomerState, held: Subscription) -> Future:
     """What the provider is to do by itself at the end of a subscription's period."""
+    trial_ends_at = held.trial_ends_at if held.on_trial else None
     if held.cancel_at is not None:
-        return Future(currency=held.currency, cancel_at=held.cancel_at)
+        return Future(currency=held.currency, cancel_at=held.cancel_at, trial_ends_at=trial_ends_at)
     rolled = roll(catalog, state, held, held.queue)
     if not rolled.applied:
-        return Future(currency=held.currency)
+        return Future(currency=held.currency, trial_ends_at=trial_ends_at)
     then = rolled.held
     if billed_outside(catalog, then):
         return Future(currency=held.currency, billing_ends=True)

@@ -58,6 +58,9 @@ class BillingOrder(msgspec.Struct, frozen=True, kw_only=True):
     total_minor: int  # what our engine expects it to come to
     replaces: Mapping[str, str]  # the slot whose item each new one takes over, by key
     release: bool = False  # something may be planned there, which stands in the way
+    trial_ends_at: datetime | None = None  # a new subscription is free until then
+    trial_expires: bool = False  # and ends then; else it is paid for, where there is a way to pay
+    ends_trial: bool = False  # what was free is paid for from now on, a new period
 
 
 class Future(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,6 +74,7 @@ class Future(msgspec.Struct, frozen=True, kw_only=True):
     slots: tuple[Slot, ...] | None = None
     interval: Interval = Interval.MONTH
     new_anchor: bool = False  # another interval: its periods count from there
+    trial_ends_at: datetime | None = None  # while it is on trial: when that is to end
 
 
 class ProviderInvoice(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,6 +15,7 @@ import msgspec
 from entitlements.catalog.model import Catalog
 from entitlements.kernel.errors import ValidationFailed
 from entitlements.kernel.period import Interval, Period
+from entitlements.subscriptions import trials
 from entitlements.subscriptions.composition import TargetItem
 from entitlements.subscriptions.request import ChangeRequest, Queued
 from entitlements.subscriptions.state import (
@@ -180,14 +181,16 @@ def is_renewing(state: CustomerState, at: datetime) -> bool:
 
 def in_effect(catalog: Catalog, state: CustomerState, at: datetime) -> CustomerState:
     """The customer at an instant, whether or not anybody has written down what was due by then:
-    cancellations that have taken effect, queues, and the period that runs."""
-    if not any(is_due(held, at) for held in state.subscriptions):
+    cancellations that have taken effect, queues, trials that are over, and the period that runs."""
+    due = any(is_due(held, at) for held in state.subscriptions)
+    if not due and not any(trials.is_due(trial, at) for trial in state.trials):
         return state
     then = tuple(
         _then(catalog, state, held, at) if is_due(held, at) else held
         for held in state.subscriptions
     )
-    return msgspec.structs.replace(state, subscriptions=then)
+    state = msgspec.structs.replace(state, subscriptions=then)
+    return msgspec.structs.replace(state, trials=trials.in_effect(catalog, state, at))
 
 
 def next_due_at(state: CustomerState) -> datetime | None:
@@ -205,6 +208,12 @@ def _then(catalog: Catalog, state: CustomerState, held: Subscription, at: dateti
         return msgspec.structs.replace(
             held, status=SubscriptionStatus.CANCELED, ended_at=held.cancel_at, queue=()
         )
+    if held.on_trial and not state.has_payment_method:
+        return msgspec.structs.replace(
+            held, status=SubscriptionStatus.CANCELED, ended_at=held.trial_ends_at, queue=()
+        )
+    if held.on_trial:
+        held = msgspec.structs.replace(held, status=SubscriptionStatus.ACTIVE)
     return in_period(roll(catalog, state, held, held.queue).held, at)
 
 

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from entitlements.audit import ledger
 from entitlements.audit.ledger import Actor
-from entitlements.catalog.model import EntitlementValue, GrantMode
+from entitlements.catalog.model import EntitlementValue, GrantMode, TrialEnd
 from entitlements.grants.overrides import Override
 from entitlements.grants.tables import OverrideRow
 from entitlements.kernel.clock import wall_now
@@ -34,6 +34,8 @@ from entitlements.subscriptions.state import (
     Item,
     Subscription,
     SubscriptionStatus,
+    Trial,
+    TrialStatus,
 )
 from entitlements.subscriptions.tables import (
     ChangeRow,
@@ -41,6 +43,7 @@ from entitlements.subscriptions.tables import (
     InvoiceRow,
     SubscriptionItemRow,
     SubscriptionRow,
+    TrialRow,
 )
 
 AWAITING_CHECKOUT = "awaiting_checkout"
@@ -111,7 +114,7 @@ async def tell_change_applied(
 async def load_states(
     session: AsyncSession, customers: Iterable[CustomerRow]
 ) -> dict[str, CustomerState]:
-    """The states of some customers, in four statements at most however many they are."""
+    """The states of some customers, in five statements at most however many they are."""
     rows = {row.id: row for row in customers}
     subscriptions = (
         await session.scalars(
@@ -138,6 +141,11 @@ async def load_states(
         select(OverrideRow).where(OverrideRow.customer_id.in_(rows)).order_by(OverrideRow.id)
     ):
         overrides[override.customer_id].append(override_of(override))
+    trials: dict[str, list[Trial]] = {customer_id: [] for customer_id in rows}
+    for trial in await session.scalars(
+        select(TrialRow).where(TrialRow.customer_id.in_(rows)).order_by(TrialRow.id)
+    ):
+        trials[trial.customer_id].append(_trial(trial))
     return {
         row.id: CustomerState(
             id=row.id,
@@ -148,6 +156,7 @@ async def load_states(
             has_payment_method=bool(row.payment_method_id or row.sandbox_payment_method),
             credit_balance_minor=row.credit_balance_minor,
             overrides=tuple(overrides[row.id]),
+            trials=tuple(trials[row.id]),
         )
         for row in rows.values()
     }
@@ -203,6 +212,23 @@ def override_of(row: OverrideRow) -> Override:
         created_by=row.created_by,
         created_at=row.created_at,
         ends_at=row.ends_at,
+    )
+
+
+def _trial(row: TrialRow) -> Trial:
+    return Trial(
+        id=row.id,
+        product_id=row.product_id,
+        subscription_id=row.subscription_id,
+        package_id=row.package_id,
+        version=row.version,
+        status=TrialStatus(row.status),
+        started_at=row.started_at,
+        ends_at=row.ends_at,
+        at_end=TrialEnd(row.at_end),
+        with_subscription=row.with_subscription,
+        quantities=row.quantities,
+        success_criteria=tuple(row.success_criteria),
     )
 
 
@@ -406,6 +432,10 @@ def mirror_subscription(
     }
     if row.align_due_at is not None:  # the provider has not been told yet whether it ends
         del mirrored["cancel_at"]
+        trialing = SubscriptionStatus.TRIALING
+        if row.status == provided.status == trialing:  # nor that it is free for longer
+            for name in ("period_end", "anchor", "trial_ends_at"):
+                del mirrored[name]
     changed = {
         name: (getattr(row, name), value)
         for name, value in mirrored.items()

@@ -11,11 +11,22 @@ from entitlements.kernel.period import Interval
 REASON_LENGTH_AT_MOST = 2000
 
 
+class TrialRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A package to try. `again`: also if it was tried before, which is for staff to allow."""
+
+    package_id: str
+    success_criteria: tuple[str, ...] = ()
+    again: bool = False
+
+
 class ChangeRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What is wanted, not what is to be added. What is not named stays as it is; 0 removes.
 
     `versions` pins packages that are new to a version that was promised (an offer, the terms of a
     trial), by package id; without it they are bought at the latest.
+
+    `trial` asks for one alone, with the interval and the levels that it converts at; `end_trial`
+    for the end of the trial that the whole subscription is on, paid from now on.
     """
 
     product_id: str | None = None
@@ -30,6 +41,8 @@ class ChangeRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     to_latest_versions: bool = False
     versions: Mapping[str, int] = {}
     cancel: bool = False
+    trial: TrialRequest | None = None
+    end_trial: bool = False
 
     @property
     def touches(self) -> frozenset[str]:

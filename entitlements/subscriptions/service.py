@@ -21,6 +21,7 @@ from entitlements.kernel.errors import (
     IdempotencyConflict,
     NotFound,
     QuoteStale,
+    TrialNotAvailable,
     ValidationFailed,
 )
 from entitlements.kernel.ids import new_id
@@ -157,19 +158,19 @@ class ChangeService:
         return_url: str | None = None,
     ) -> Committed:
         """One click: preview and commit in one, adding to what is held."""
-        digest = _digest([add_on_id, quantity, max_due_now_minor])
-        once = _Once(customer_id, "purchaseAddOn", key, digest, return_url)
 
-        async def purchase() -> Committed:
-            await self._renew(customer_id)
+        async def quoted() -> Quote:
             quote = await self._quoting.quote_add_on(
                 caller.authority, customer_id, add_on_id, quantity
             )
             if max_due_now_minor is not None and quote.due_now_minor > max_due_now_minor:
                 raise QuoteStale("it costs more now than what was agreed to", quote)
-            return await self._commit(caller, self._quoting.read(quote.token), once)
+            return quote
 
-        return await self._do_once(once, purchase)
+        asked = [add_on_id, quantity, max_due_now_minor]
+        return await self.do(
+            caller, customer_id, "purchaseAddOn", key, asked, quoted, return_url=return_url
+        )
 
     async def cancel_subscription(
         self,
@@ -182,16 +183,38 @@ class ChangeService:
         key: str,
     ) -> Committed:
         """Cancel by the product's policy, or as `timing` says where the caller may choose."""
-        digest = _digest([product_id, timing, reason])
-        once = _Once(customer_id, "cancelSubscription", key, digest)
         request = ChangeRequest(product_id=product_id, cancel=True, timing=timing, reason=reason)
 
-        async def cancel() -> Committed:
+        async def quoted() -> Quote:
+            return await self._quoting.quote(customer_id, request, caller.authority)
+
+        asked = [product_id, timing, reason]
+        return await self.do(caller, customer_id, "cancelSubscription", key, asked, quoted)
+
+    async def do(
+        self,
+        caller: Caller,
+        customer_id: str,
+        mutation: str,
+        key: str,
+        asked: object,
+        quoted: Callable[[], Awaitable[Quote]],
+        *,
+        return_url: str | None = None,
+    ) -> Committed:
+        """Preview and commit in one, once per key of a customer and mutation.
+
+        `asked` is what the caller asked for: the same key with anything else is refused. `quoted`
+        prices it, once the renewal that comes first is done.
+        """
+        once = _Once(customer_id, mutation, key, _digest(asked), return_url)
+
+        async def commit_quoted() -> Committed:
             await self._renew(customer_id)
-            quote = await self._quoting.quote(customer_id, request, caller.authority)
+            quote = await quoted()
             return await self._commit(caller, self._quoting.read(quote.token), once)
 
-        return await self._do_once(once, cancel)
+        return await self._do_once(once, commit_quoted)
 
     async def approve(self, caller: Caller, change_id: str, note: str | None) -> Committed:
         """Let a change that waits for approval go on (`Approvals.approve`)."""
@@ -236,7 +259,7 @@ class ChangeService:
             self._return_urls.checked(once.return_url)
         try:
             return await do()
-        except (Conflict, QuoteStale, ValidationFailed):
+        except (Conflict, QuoteStale, TrialNotAvailable, ValidationFailed):
             if repeated := await self._repeated(once):
                 return repeated
             raise

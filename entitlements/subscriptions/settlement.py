@@ -25,6 +25,7 @@ from entitlements.kernel.errors import (
     PaymentProviderUnavailable,
     QuoteStale,
     ServiceError,
+    TrialNotAvailable,
     ValidationFailed,
 )
 from entitlements.kernel.money import Money, smallest_charge_minor
@@ -39,7 +40,7 @@ from entitlements.subscriptions.change import (
     once_scheduled,
     pinned,
 )
-from entitlements.subscriptions.due import Due, end_queue
+from entitlements.subscriptions.due import Due, end_queue, taken_back
 from entitlements.subscriptions.leases import LEASE, kept_alive
 from entitlements.subscriptions.orders import future_of, order_of, tell_differences
 from entitlements.subscriptions.payments import (
@@ -74,6 +75,7 @@ from entitlements.subscriptions.request import ChangeRequest
 from entitlements.subscriptions.return_urls import ReturnUrls
 from entitlements.subscriptions.state import CustomerState, Subscription, SubscriptionStatus
 from entitlements.subscriptions.tables import ChangeRow, CustomerRow, SubscriptionRow
+from entitlements.subscriptions.tried import begin_trials, settle_trials
 
 KEY_AGE_LIMIT = timedelta(hours=23)
 """The provider may forget idempotency keys after 24 hours: older intents are not sent again."""
@@ -154,7 +156,7 @@ class Settlement:
         authority = Authority(change.authority)
         try:
             quote = await self._quoting.quote_state(row, state, request, authority)
-        except (ValidationFailed, Conflict) as error:
+        except (ValidationFailed, Conflict, TrialNotAvailable) as error:
             return await self._refuse(change.id, error.code, error.message)
         if quote.due_now_minor > change.due_now_minor:
             return await self._refuse(change.id, "QUOTE_STALE", "it costs more than was agreed to")
@@ -197,7 +199,9 @@ class Settlement:
         order, plan = await self.order_of(change)
         if plan.waits:
             return await self._go_on_scheduling(change, plan)
-        if _billed_outside(order) or plan.direction is ChangeDirection.CANCELLATION:
+        if _not_the_providers(order, plan) or plan.ours_alone:
+            return await self.carry_out(change.id)
+        if plan.direction is ChangeDirection.CANCELLATION:
             return await self.carry_out(change.id)  # again: it is cancelled once
         if change.abandoned_by is not None:
             return await self.settle(change.id, await self._payments.abandon(change.id, order))
@@ -247,7 +251,7 @@ class Settlement:
                 await self._alignment.until_free(change.subscription_id)
             if plan.waits:
                 outcome = await self._schedule(change, plan)
-            elif _billed_outside(order):
+            elif _not_the_providers(order, plan):
                 outcome = Outcome(kind=OutcomeKind.APPLIED)
             elif plan.direction is ChangeDirection.CANCELLATION:
                 outcome = await self._cancel_at_provider(change, order, plan)
@@ -257,9 +261,13 @@ class Settlement:
                     mirror_customer(await locked_customer(session, change.customer_id), provided)
                 customer = msgspec.structs.replace(order.customer, provider_id=provided.id)
                 order = msgspec.structs.replace(order, customer=customer)
-                if provided.payment_method_id is None and self._is_due(plan, provided):
+                needed = plan.needs_payment_method or self._is_due(plan, provided)
+                if provided.payment_method_id is None and needed:
                     return await self._ask_for_a_card(change, provided)
-                outcome = await self._payments.execute(change_id, order)
+                if plan.ours_alone:
+                    outcome = Outcome(kind=OutcomeKind.APPLIED)
+                else:
+                    outcome = await self._payments.execute(change_id, order)
         except PaymentDeclined as error:
             outcome = Outcome(
                 kind=OutcomeKind.DECLINED, message=error.message, decline_code=error.decline_code
@@ -359,7 +367,7 @@ class Settlement:
         return await self._payments.cancel(
             change.id,
             order.subscription_provider_id,
-            invoice_now=not plan.void_open_invoices,
+            invoice_now=not plan.void_open_invoices and not plan.on_trial,
             prorate=plan.proration is not ProrationMode.NONE,
             void_open=plan.void_open_invoices,
         )
@@ -408,6 +416,15 @@ class Settlement:
             await drop(session, now, Actor(change.created_by), row, plan.dropped)
             subscription = await self._make_true(session, row, change, plan, outcome.subscription)
             subscription_id = change.subscription_id = subscription.id
+            await begin_trials(session, now, row, change, plan, subscription.id)
+            await settle_trials(
+                session,
+                await self._catalog(),
+                now,
+                row,
+                actor=Actor(change.created_by),
+                change_id=change.id,
+            )
             change.status = "scheduled" if plan.waits else "applied"
             action = f"change.{change.status}"
         elif outcome.kind is OutcomeKind.ACTION_REQUIRED:
@@ -461,6 +478,10 @@ class Settlement:
         provided: ProviderSubscription | None,
     ) -> SubscriptionRow:
         """Store what a change has made of a subscription: of what waits, only that it does."""
+        if plan.ours_alone:
+            return await session.get_one(SubscriptionRow, change.subscription_id)
+        if plan.ends_trial:
+            await self._goes_on(session, row, change)
         if plan.direction is not ChangeDirection.CANCELLATION and not plan.waits:
             return await store_plan(session, row, plan, provided if plan.after else None)
         subscription = await session.get_one(SubscriptionRow, change.subscription_id)
@@ -476,6 +497,15 @@ class Settlement:
         if subscription.ended_at is not None:
             await end_queue(session, row, subscription.id, self._clock.now())
         return subscription
+
+    async def _goes_on(self, session: AsyncSession, row: CustomerRow, change: ChangeRow) -> None:
+        """What would have ended with its trial is paid for now: no end is planned any more."""
+        subscription = await session.get_one(SubscriptionRow, change.subscription_id)
+        if subscription.cancel_at is not None:
+            subscription.cancel_at = None
+            raise_future(subscription)
+            reason = "what is held is paid for from now on"
+            await taken_back(session, row, subscription.id, self._clock.now(), reason)
 
     async def _take_lines(
         self,
@@ -532,8 +562,11 @@ class Settlement:
         return change
 
 
-def _billed_outside(order: BillingOrder) -> bool:
-    """Whether the provider has nothing of it, before and after: it is not asked."""
+def _not_the_providers(order: BillingOrder, plan: ChangePlan) -> bool:
+    """Whether the provider has nothing of it, before and after, nor a card to give: it is not
+    asked."""
+    if plan.ours_alone:
+        return not plan.needs_payment_method
     return order.subscription_provider_id is None and not order.after
 
 

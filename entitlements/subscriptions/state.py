@@ -6,7 +6,7 @@ from enum import StrEnum
 
 import msgspec
 
-from entitlements.catalog.model import AnyPackage, Catalog, Plan, Policy
+from entitlements.catalog.model import AnyPackage, Catalog, Plan, Policy, TrialEnd
 from entitlements.grants.overrides import Override
 from entitlements.kernel.period import Interval, Period
 from entitlements.pricing.selection import parts_of
@@ -87,6 +87,11 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
     def live(self) -> bool:
         return self.status is not SubscriptionStatus.CANCELED
 
+    @property
+    def on_trial(self) -> bool:
+        """Whether all of it is free for now: its trial is the provider's, and so is its end."""
+        return self.status is SubscriptionStatus.TRIALING
+
     def period_at(self, at: datetime) -> Period:
         """The billing period that runs at an instant.
 
@@ -110,8 +115,44 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
         return grace_ends_at is not None and at < grace_ends_at
 
 
+class TrialStatus(StrEnum):
+    ACTIVE = "active"
+    CONVERTED = "converted"
+    EXPIRED = "expired"
+    CANCELED = "canceled"
+
+
+class Trial(msgspec.Struct, frozen=True, kw_only=True):
+    """A package tried, on terms fixed at its start: its version, and the levels it converts at.
+
+    `with_subscription`: it is held as an item of a subscription that is on trial itself (a plan's
+    trial, and what joined it): it ends as that does. Otherwise it is ours alone, granted beside
+    what is held, and no provider knows of it until it is bought.
+    """
+
+    id: str
+    product_id: str
+    subscription_id: str
+    package_id: str
+    version: int
+    status: TrialStatus
+    started_at: datetime
+    ends_at: datetime
+    at_end: TrialEnd
+    with_subscription: bool
+    quantities: Mapping[str, int] = {}
+    success_criteria: tuple[str, ...] = ()
+
+    @property
+    def active(self) -> bool:
+        return self.status is TrialStatus.ACTIVE
+
+
 class CustomerState(msgspec.Struct, frozen=True, kw_only=True):
-    """A customer at one revision: live subscriptions, and the ended ones that explain denials."""
+    """A customer at one revision: live subscriptions, and the ended ones that explain denials.
+
+    `trials` are all that there ever were, oldest first: each package is tried once.
+    """
 
     id: str
     currency: str
@@ -121,6 +162,7 @@ class CustomerState(msgspec.Struct, frozen=True, kw_only=True):
     has_payment_method: bool = False
     credit_balance_minor: int = 0
     overrides: tuple[Override, ...] = ()  # some may be over
+    trials: tuple[Trial, ...] = ()
 
     def live(self, product_id: str) -> Subscription | None:
         return next((s for s in self.subscriptions if s.live and s.product_id == product_id), None)

@@ -32,6 +32,7 @@ from entitlements.subscriptions.records import (
 from entitlements.subscriptions.settlement import WAITING, Settlement
 from entitlements.subscriptions.state import SubscriptionStatus, billed_outside
 from entitlements.subscriptions.tables import ChangeRow, CustomerRow, InvoiceRow, SubscriptionRow
+from entitlements.subscriptions.tried import settle_trials
 
 log = structlog.get_logger()
 
@@ -117,6 +118,8 @@ class ProviderSync:
             row.revision += int(changed or bool(followed))
             for subscription, differing in followed:
                 await self._follow(session, row, subscription, differing)
+            if followed:
+                await settle_trials(session, catalog, now, row)
             for invoice in reversed(invoices):
                 owner = owners.get(invoice.subscription_provider_id or "")
                 await mirror_invoice(session, row.id, owner, invoice)
@@ -168,6 +171,8 @@ class ProviderSync:
         if "period_start" in differing:
             await begin_period(session, subscription, held)
         ended = "status" in differing and not held.live
+        tried = differing.get("status", ("",))[0] == SubscriptionStatus.TRIALING.value
+        mrr = Money(held_mrr_minor(catalog, held), held.currency)
         if ended:
             await end_queue(session, row, subscription.id, self._clock.now())
         elif "cancel_at" in differing and held.cancel_at is None:
@@ -182,7 +187,7 @@ class ProviderSync:
             object_id=subscription.id,
             before={name: before for name, (before, _) in differing.items()},
             after={name: after for name, (_, after) in differing.items()},
-            mrr_delta=-Money(held_mrr_minor(catalog, held), held.currency) if ended else None,
+            mrr_delta=-mrr if ended and not tried else None,
         )
         if "status" in differing:
             await self._tell(session, row, subscription)

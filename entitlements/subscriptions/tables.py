@@ -157,6 +157,38 @@ class ChangeRow(Base):
     decision_note: Mapped[str | None] = mapped_column(Text)
 
 
+class TrialRow(Base):
+    """A package tried, on the terms of its start. It is never deleted: each is tried once."""
+
+    __tablename__ = "trial"
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["package_id", "version"], ["package_version.package_id", "package_version.version"]
+        ),
+        Index(None, "status", "ends_at"),
+        Index(None, "customer_id", "id"),
+        Index(None, "package_id", "version"),
+    )
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    customer_id: Mapped[str] = mapped_column(ForeignKey("customer.id"))
+    product_id: Mapped[str] = mapped_column(Key)
+    subscription_id: Mapped[str] = mapped_column(ForeignKey("subscription.id"), index=True)
+    package_id: Mapped[str] = mapped_column(Key)
+    version: Mapped[int]
+    status: Mapped[str] = mapped_column(String(16))
+    started_at: Mapped[datetime] = mapped_column(Instant)
+    ends_at: Mapped[datetime] = mapped_column(Instant)
+    at_end: Mapped[str] = mapped_column(String(16))
+    with_subscription: Mapped[bool]  # an item of a subscription that is on trial itself
+    quantities: Mapped[Any] = mapped_column(Json, default=dict)
+    success_criteria: Mapped[Any] = mapped_column(Json, default=list)
+    change_id: Mapped[str] = mapped_column(ForeignKey("change.id"))  # what started it
+    conversion_change_id: Mapped[str | None] = mapped_column(Id)
+    notice_given_at: Mapped[datetime | None] = mapped_column(Instant)  # that it ends soon
+    settled_at: Mapped[datetime | None] = mapped_column(Instant)
+
+
 class InvoiceRow(Base):
     """A mirror of the provider's invoice: never written but from what the provider says."""
 

@@ -109,7 +109,7 @@ class ChangeMutations:
             return_url=return_url,
             bound_to=context.principal.customer_id,
         )
-        return await _answer(info, committed)
+        return await answer(info, committed)
 
     @strawberry.mutation(extensions=[Guarded()], description="Buy a module with one click.")
     async def purchase_add_on(
@@ -129,7 +129,7 @@ class ChangeMutations:
             key=input.idempotency_key,
             return_url=input.return_url,
         )
-        return await _answer(info, committed)
+        return await answer(info, committed)
 
     @strawberry.mutation(extensions=[Guarded()], description="Cancel a product.")
     async def cancel_subscription(
@@ -148,7 +148,7 @@ class ChangeMutations:
             reason=input.reason,
             key=input.idempotency_key,
         )
-        return await _answer(info, committed)
+        return await answer(info, committed)
 
     @strawberry.mutation(
         extensions=[Guarded()],
@@ -160,7 +160,7 @@ class ChangeMutations:
         committed = await context.services.changes.abandon(
             context.caller, id, bound_to=context.principal.customer_id
         )
-        return await _answer(info, committed)
+        return await answer(info, committed)
 
     @strawberry.mutation(
         extensions=[Guarded()],
@@ -177,7 +177,7 @@ class ChangeMutations:
     ) -> CommitChangeResult:
         context = info.context
         committed = await context.services.changes.approve(context.caller, id, note)
-        return await _answer(info, committed)
+        return await answer(info, committed)
 
     @strawberry.mutation(
         extensions=[Guarded()],
@@ -193,7 +193,7 @@ class ChangeMutations:
     ) -> CommitChangeResult:
         context = info.context
         committed = await context.services.approvals.decline(context.caller.actor, id, note)
-        return await _answer(info, committed)
+        return await answer(info, committed)
 
     @strawberry.mutation(
         extensions=[Guarded()],
@@ -255,9 +255,10 @@ class ChangeMutations:
         return SandboxClock(now=now)
 
 
-async def _answer(
+async def answer(
     info: Info, committed: Committed
 ) -> ChangeCommitted | PaymentActionRequired | CheckoutRequired | ApprovalRequired:
+    """How a change stands, as the contract tells it."""
     info.context.changed()
     row = await info.context.services.customers.change(committed.change_id)
     assert row is not None

@@ -634,11 +634,11 @@ class ChangeInput:
             product_id=self.product_id,
             plan_id=self.plan_id,
             interval=self.interval,
-            quantities=_once(
+            quantities=once(
                 "quantities", [(q.feature_id, q.quantity) for q in self.quantities or ()]
             ),
-            add_ons=_once("addOns", [(a.id, a.quantity) for a in self.add_ons or ()]),
-            bundles=_once("bundles", [(b.id, b.quantity) for b in self.bundles or ()]),
+            add_ons=once("addOns", [(a.id, a.quantity) for a in self.add_ons or ()]),
+            bundles=once("bundles", [(b.id, b.quantity) for b in self.bundles or ()]),
             timing=self.timing,
             proration=self.proration,
             reason=self.reason,
@@ -646,7 +646,7 @@ class ChangeInput:
         )
 
 
-def _once(field: str, pairs: list[tuple[strawberry.ID, int]]) -> dict[str, int]:
+def once(field: str, pairs: list[tuple[strawberry.ID, int]]) -> dict[str, int]:
     """By id; `ValidationFailed` where one is named twice."""
     named = dict(pairs)
     if len(named) != len(pairs):

@@ -42,6 +42,7 @@ from graphql_schema.types.money import Money, Period, money, period_type
 from graphql_schema.types.overrides import Override, override_types
 from graphql_schema.types.pages import After, First, PageInfo, page
 from graphql_schema.types.scalars import BigInt
+from graphql_schema.types.trials import Trial
 
 describe_enum(
     SubscriptionStatus,
@@ -262,6 +263,14 @@ class Customer:
         catalog = await info.context.catalog()
         return override_types(catalog, self.view.state.overrides, info.context.now)
 
+    @strawberry.field(description="All that was ever tried, newest first.")
+    async def trials(self, info: Info) -> list[Trial]:
+        catalog = await info.context.catalog()
+        return [
+            Trial(trial=trial, customer_id=self._row.id, catalog=catalog)
+            for trial in reversed(self.view.state.trials)
+        ]
+
     @strawberry.field(description="Changes, newest first.")
     async def changes(self, info: Info, first: First = 50, after: After = None) -> ChangeConnection:
         customers = info.context.services.customers
@@ -321,6 +330,19 @@ class CustomerPayload:
 @strawberry.type(description="The override, and the customer as they are now.")
 class OverridePayload:
     override: Override = strawberry.field(description="The override.")
+    customer: Customer = strawberry.field(description="The customer.")
+
+
+@strawberry.type(description="The trial runs: what it grants is there from `revision` on.")
+class TrialStarted:
+    trial: Trial = strawberry.field(description="The trial.")
+    customer: Customer = strawberry.field(description="The customer as they are now.")
+    revision: BigInt = strawberry.field(description="For `minRevision` of checks.")
+
+
+@strawberry.type(description="The trial, and the customer as they are now.")
+class TrialPayload:
+    trial: Trial = strawberry.field(description="The trial.")
     customer: Customer = strawberry.field(description="The customer.")
 
 

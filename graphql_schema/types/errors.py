@@ -51,6 +51,11 @@ class PaymentProviderUnavailable(UserError):
     retry_after_seconds: int | None = strawberry.field(description="How long to wait, in seconds.")
 
 
+@strawberry.type(description="It cannot be tried, or is not tried any more; `code` says why.")
+class TrialNotAvailable(UserError):
+    pass
+
+
 class _Handle:
     """An exception of the kernel becomes the contract's type where the field's union has it."""
 
@@ -80,4 +85,5 @@ HANDLERS = [
     _Handle(errors.IdempotencyConflict, IdempotencyConflict),
     _Handle(errors.PaymentDeclined, PaymentDeclined),
     _Handle(errors.PaymentProviderUnavailable, PaymentProviderUnavailable),
+    _Handle(errors.TrialNotAvailable, TrialNotAvailable),
 ]

@@ -116,7 +116,7 @@ async def test_the_providers_pages_lead_back_only_where_it_is_allowed(
     assert issue == {"path": ["returnUrl"], "code": "ORIGIN_NOT_ALLOWED"}
 
 
-async def _save_card(api: Api, services: Services, sandbox_url: str, card: str) -> None:
+async def save_card(api: Api, services: Services, sandbox_url: str, card: str) -> None:
     """The customer saves a card on the provider's page; it is charged from then on."""
     page = await api.set_up_payment_method("acme")
     await press(page["url"], card=card)
@@ -130,7 +130,7 @@ async def test_a_declined_purchase_goes_through_with_another_card(
 ) -> None:
     await api.create_customer("acme", "pm_card_chargeCustomerFail")
     assert (await api.change("one", customerId="acme", planId="starter"))["declineCode"]
-    await _save_card(api, services, sandbox_url, "pm_card_mastercard")
+    await save_card(api, services, sandbox_url, "pm_card_mastercard")
 
     bought = await api.change("two", customerId="acme", planId="starter")
 
@@ -146,7 +146,7 @@ async def test_what_nobody_authenticates_in_time_is_dropped_and_can_be_bought_an
 ) -> None:
     await api.create_customer("acme")
     await api.change("start", customerId="acme", planId="starter")
-    await _save_card(api, services, sandbox_url, "pm_card_authenticationRequired")
+    await save_card(api, services, sandbox_url, "pm_card_authenticationRequired")
     asked = await api.purchase(
         customerId="acme", addOnId="advanced-analytics", idempotencyKey="one"
     )
@@ -181,7 +181,7 @@ async def test_a_failed_renewal_has_its_grace_then_access_ends_and_another_card_
     await api.advance("2026-04-15T12:00:01Z")
     assert (await api.access("acme", "seats"))["reason"] == "SUBSCRIPTION_UNPAID"
 
-    await _save_card(api, services, sandbox_url, "pm_card_mastercard")
+    await save_card(api, services, sandbox_url, "pm_card_mastercard")
     assert (await api.customer("acme"))["paymentMethod"]["brand"] == "mastercard"
     newest = await api.ask('{ customer(id: "acme") { invoices(first: 1) { nodes { id } } } }')
     [invoice] = newest["customer"]["invoices"]["nodes"]

@@ -100,7 +100,7 @@ def plan(state: CustomerState, at: datetime, **request: Any) -> ChangePlan:
 
 def after(state: CustomerState, done: ChangePlan) -> CustomerState:
     """The customer once a change is settled: as `records.store_plan` leaves them."""
-    then = after_change(state, done)
+    then = after_change(CATALOG, state, done)
 
     def settled(held: Subscription) -> Subscription:
         items = tuple(
