@@ -369,7 +369,7 @@ class _Search:
 
     def _after(self, plan: ChangePlan) -> Grants:
         """What would be granted of this feature alone."""
-        then = after_change(self._state, plan)
+        then = after_change(self._catalog, self._state, plan)
         holdings = holdings_of(self._catalog, then, self._at)
         every = sources(self._catalog, holdings, then.overrides, self._at)
         value = merge(self._feature, every.get(self._feature.id, []))
@@ -443,7 +443,7 @@ class _Search:
             for c in changes
             if not c.better and (c.feature.id not in sold or c.feature.id in over)
         ]
-        then = after_change(self._state, unlock.plan)
+        then = after_change(self._catalog, self._state, unlock.plan)
         allowed = self._allows(grants_of(self._catalog, then, self._at))
         return not worse and allowed and not self._counts_more(unlock.plan, then)
 

@@ -124,7 +124,7 @@ def allows(grants: Grants, sold: Catalog, check: Check, used: dict[str, Used]) -
 def gives(
     sold: Catalog, state: CustomerState, plan: ChangePlan, check: Check, used: dict[str, Used]
 ) -> bool:
-    return allows(grants_of(sold, after_change(state, plan), plan.at), sold, check, used)
+    return allows(grants_of(sold, after_change(sold, state, plan), plan.at), sold, check, used)
 
 
 def price(plan: ChangePlan, state: CustomerState) -> tuple[int, int]:
@@ -166,7 +166,7 @@ def may_be_offered(
         return False
     before, after = (
         grants_of(sold, state, plan.at),
-        grants_of(sold, after_change(state, plan), plan.at),
+        grants_of(sold, after_change(sold, state, plan), plan.at),
     )
     for feature in sold.features.values():
         was, will = before.of(feature.id).value, after.of(feature.id).value
