@@ -20,12 +20,14 @@ from entitlements.billing.reconciliation import (
     Theirs,
 )
 from entitlements.billing.sdk import (
+    BILLING,
     id_of,
     instant,
     metadata_of,
     optional_instant,
     provider_errors,
     status_of,
+    what_ends,
 )
 from entitlements.billing.webhooks import HANDLED, StoredEvent, event_of
 from entitlements.catalog.model import Catalog
@@ -35,6 +37,7 @@ from entitlements.kernel.period import Interval, Period
 from entitlements.storage.unit_of_work import Database
 from entitlements.subscriptions.lines import slots_of
 from entitlements.subscriptions.orders import future_of
+from entitlements.subscriptions.payments import Future
 from entitlements.subscriptions.records import UNSETTLED, load_states
 from entitlements.subscriptions.state import CustomerState, Subscription
 from entitlements.subscriptions.tables import ChangeRow, CustomerRow, InvoiceRow
@@ -131,28 +134,31 @@ class OurSide:
 def _held(catalog: Catalog, state: CustomerState) -> tuple[SubscriptionSide, ...]:
     """What should stand at the provider; what is billed elsewhere is left out."""
     return tuple(
-        SubscriptionSide(
-            id=held.provider_id,
-            our_id=held.id,
-            status=held.status,
-            currency=held.currency,
-            interval=held.interval,
-            period=held.period,
-            anchor=held.anchor,
-            cancel_at=held.cancel_at,
-            trial_ends_at=held.trial_ends_at,
-            items=_items(catalog, held),
-            planned=_planned(catalog, state, held),
-            unaligned=held.unaligned,
-        )
-        for held in state.subscriptions
-        if held.provider_id
+        _one_held(catalog, state, held) for held in state.subscriptions if held.provider_id
     )
 
 
-def _planned(catalog: Catalog, state: CustomerState, held: Subscription) -> PlannedSide | None:
+def _one_held(catalog: Catalog, state: CustomerState, held: Subscription) -> SubscriptionSide:
     future = future_of(catalog, state, held) if held.live else None
-    if future is None or future.slots is None:
+    return SubscriptionSide(
+        id=held.provider_id or "",
+        our_id=held.id,
+        status=held.status,
+        currency=held.currency,
+        interval=held.interval,
+        period=held.period,
+        anchor=held.anchor,
+        cancel_at=held.cancel_at,
+        billing_ends=future is not None and future.billing_ends,
+        trial_ends_at=held.trial_ends_at,
+        items=_items(catalog, held),
+        planned=_planned(future) if future else None,
+        unaligned=held.unaligned,
+    )
+
+
+def _planned(future: Future) -> PlannedSide | None:
+    if future.slots is None:
         return None
     items = (
         (lookup_key(slot, future.currency, future.interval), slot.billable)
@@ -274,6 +280,7 @@ class TheirSide:
             sides.append(ItemSide(item.id, slot.key if slot else None, price, quantity))
         first, pending = items[0], found.pending_update
         schedule: Any = found.schedule  # expanded
+        only_billing = what_ends(found) == BILLING
         return SubscriptionSide(
             id=found.id,
             status=status_of(found),
@@ -281,7 +288,8 @@ class TheirSide:
             interval=first.price.recurring.interval if first.price.recurring else "once",
             period=Period(instant(first.current_period_start), instant(first.current_period_end)),
             anchor=instant(found.billing_cycle_anchor),
-            cancel_at=optional_instant(found.cancel_at),
+            cancel_at=None if only_billing else optional_instant(found.cancel_at),
+            billing_ends=only_billing and found.cancel_at is not None,
             trial_ends_at=optional_instant(found.trial_end),
             ended_at=optional_instant(found.ended_at),
             items=tuple(sides),

@@ -120,6 +120,7 @@ class SubscriptionSide(msgspec.Struct, frozen=True, kw_only=True):
     period: Period
     anchor: datetime
     cancel_at: datetime | None
+    billing_ends: bool = False  # with the period, while what is held lives on without a charge
     trial_ends_at: datetime | None
     ended_at: datetime | None = None
     items: tuple[ItemSide, ...]
@@ -290,6 +291,7 @@ def _subscription(ours: Ours, held: SubscriptionSide, found: SubscriptionSide) -
         ("period_end", _text(held.period.end), _text(found.period.end), mirrored),
         ("anchor", _text(held.anchor), _text(found.anchor), mirrored),
         ("cancel_at", _text(held.cancel_at), _text(found.cancel_at), ends),
+        ("billing_ends", _end_of_billing(held), _end_of_billing(found), Repair.ALIGN),
         ("trial_ends_at", _text(held.trial_ends_at), _text(found.trial_ends_at), mirrored),
         ("currency", held.currency, found.currency, None),
         ("interval", held.interval, found.interval, None),
@@ -308,6 +310,10 @@ def _subscription(ours: Ours, held: SubscriptionSide, found: SubscriptionSide) -
     if held.live and found.live:
         yield from _items(ours, held, found)
         yield from _future(ours, held, found)
+
+
+def _end_of_billing(side: SubscriptionSide) -> str | None:
+    return _text(side.period.end) if side.billing_ends else None
 
 
 def _items(ours: Ours, held: SubscriptionSide, found: SubscriptionSide) -> Iterable[Drift]:

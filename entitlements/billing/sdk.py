@@ -13,6 +13,9 @@ from entitlements.subscriptions.state import SubscriptionStatus
 
 log = structlog.get_logger()
 
+BILLING = "billing"
+"""In a subscription's metadata under `ends`: it is only the billing that ends, with its period."""
+
 
 @asynccontextmanager
 async def provider_errors() -> AsyncIterator[None]:
@@ -49,6 +52,11 @@ def status_of(subscription: stripe.Subscription) -> SubscriptionStatus:
 
 def metadata_of(metadata: Any) -> dict[str, str]:
     return metadata.to_dict() if metadata else {}
+
+
+def what_ends(subscription: stripe.Subscription) -> str:
+    """`BILLING`, or nothing where the end is that of what is held."""
+    return metadata_of(subscription.metadata).get("ends", "")
 
 
 def id_of(reference: Any) -> str | None:

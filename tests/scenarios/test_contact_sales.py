@@ -17,6 +17,7 @@ from tests.api import Api
 from tests.conftest import publish
 from tests.events import deliver
 from tests.faults.test_provider_faults import fault
+from tests.reconciliation import findings, reconciled_clean
 from tests.scenarios.test_payments import press
 
 ON_ONE_DATABASE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -331,6 +332,32 @@ async def test_billed_outside_nothing_is_asked_of_the_provider(
     assert ended["change"]["status"] == "APPLIED"
     assert (await api.customer("acme"))["subscriptions"] == []
     assert (await api.ask("{ verifyAudit { ok } }"))["verifyAudit"] == {"ok": True}
+
+
+@ON_ONE_DATABASE
+async def test_while_only_the_billing_is_to_end_the_provider_is_as_it_should_be(
+    api: Api, services: Services, sandbox_url: str
+) -> None:
+    await publish(services, _catalog())
+    await api.create_customer("acme")
+    await api.change("start", customerId="acme", planId="team")
+    later = {"timing": "PERIOD_END", "reason": "agreed"}
+    waits = await api.change("up", customerId="acme", planId="enterprise", **later)
+    assert waits["change"]["status"] == "SCHEDULED", waits
+    await reconciled_clean(services)
+
+    async with httpx.AsyncClient(auth=("sk_test_by_hand", "")) as hands:
+        url = f"{sandbox_url}/v1/subscriptions"
+        [there] = (await hands.get(url)).json()["data"]
+        await hands.post(f"{url}/{there['id']}", data={"cancel_at_period_end": "false"})
+    [found] = await findings(services, repair=True)
+    assert (found.drift.path, found.mended) == ("billing_ends", True)
+    await reconciled_clean(services)
+    await api.advance("2026-04-05T00:00:00Z")
+    customer = await api.customer("acme")
+    assert customer["subscriptions"][0]["plan"] == {"versionId": "enterprise@1"}
+    assert len(customer["invoices"]["nodes"]) == 1
+    await reconciled_clean(services)
 
 
 def _sum(lines: Any) -> int:
