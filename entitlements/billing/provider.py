@@ -19,12 +19,14 @@ import structlog
 from entitlements.billing.prices import PricedSlot, ProviderPrices
 from entitlements.billing.push import CatalogPush
 from entitlements.billing.sdk import (
+    BILLING,
     id_of,
     instant,
     metadata_of,
     optional_instant,
     provider_errors,
     status_of,
+    what_ends,
 )
 from entitlements.billing.transport import Transport
 from entitlements.catalog.model import Catalog, ProrationMode
@@ -61,9 +63,6 @@ log = structlog.get_logger()
 CLOCK_POLL_SECONDS = 0.05
 CHECKOUT_OPEN_FOR = timedelta(minutes=31)
 """The provider takes no less than 30 minutes, counted when it gets the request."""
-
-_BILLING = "billing"
-"""In a subscription's metadata under `ends`: it is only the billing that ends, with its period."""
 
 _BEHAVIOR = {
     ProrationMode.INVOICE_NOW: "always_invoice",
@@ -472,10 +471,17 @@ class StripeProvider:
         )
 
     async def _void(self, change_id: str, invoice_id: str) -> None:
-        """Voiding the invoice of a pending update drops it; that of a new subscription ends it."""
-        await self._client.v1.invoices.void_invoice_async(
-            invoice_id, {}, {"idempotency_key": f"{change_id}:void"}
-        )
+        """Voiding the invoice of a pending update drops it; that of a new subscription ends it.
+
+        The provider voids it too, once its time is over: then that is done.
+        """
+        try:
+            await self._client.v1.invoices.void_invoice_async(
+                invoice_id, {}, {"idempotency_key": f"{change_id}:void"}
+            )
+        except stripe.InvalidRequestError:
+            if (await self._retrieve_invoice(invoice_id)).status != "void":
+                raise
 
     async def progress(
         self, change_id: str, order: BillingOrder, invoice_provider_id: str | None
@@ -621,8 +627,8 @@ class StripeProvider:
         if future.trial_ends_at is not None and status_of(found) is SubscriptionStatus.TRIALING:
             await self._move_trial_end(subscription_id, found, future.trial_ends_at)
         ends = future.cancel_at is not None or future.billing_ends
-        what = _BILLING if future.billing_ends else ""
-        if (found.cancel_at is not None, _what_ends(found)) != (ends, what):
+        what = BILLING if future.billing_ends else ""
+        if (found.cancel_at is not None, what_ends(found)) != (ends, what):
             at_end = ends or found.cancel_at_period_end
             params: Any = {"cancel_at_period_end": ends} if at_end else {"cancel_at": ""}
             await subscriptions.update_async(
@@ -833,7 +839,7 @@ class StripeProvider:
             ),
             change_id=metadata_of(found.metadata).get("change"),
             pending_change_id=metadata_of(pending.metadata).get("change") if pending else None,
-            cancel_at=None if _what_ends(found) else optional_instant(found.cancel_at),
+            cancel_at=None if what_ends(found) else optional_instant(found.cancel_at),
             trial_ends_at=optional_instant(found.trial_end),
             ended_at=optional_instant(found.ended_at),
             latest_invoice_id=id_of(found.latest_invoice),
@@ -1046,11 +1052,6 @@ def _declined(error: stripe.CardError) -> PaymentDeclined:
         error.user_message or "the card was declined",
         (body.decline_code if body else None) or error.code,
     )
-
-
-def _what_ends(subscription: stripe.Subscription) -> str:
-    """`_BILLING`, or nothing where the end is that of what is held."""
-    return metadata_of(subscription.metadata).get("ends", "")
 
 
 def _period(start: int, end: int) -> Period | None:

@@ -50,6 +50,9 @@ PARALLEL = 4
 LOOKS = 5
 """How often a customer in motion is read again before it is left for the next run."""
 
+ARRIVAL_LOOKS = 30
+"""How often a run looks whether events are still coming in before it calls any of them lost."""
+
 ROUNDS = 3
 """How often what was mended is looked at again: mending one thing may show another."""
 
@@ -354,8 +357,9 @@ class Reconciler:
                     repair=Repair.REPLAY,
                 )
                 yield await self._replayed(event, drift, repair_as)
+        looks = iter(range(ARRIVAL_LOOKS))
         async for page in self._theirs.undelivered():
-            for event, owner in await self._lost(page, customer_id):
+            for event, owner in await self._lost(page, customer_id, looks):
                 drift = Drift(
                     kind=Kind.EVENT_UNDELIVERED,
                     customer=owner,
@@ -366,16 +370,26 @@ class Reconciler:
                 yield await self._replayed(event, drift, repair_as)
 
     async def _lost(
-        self, page: Sequence[StoredEvent], customer_id: str | None
+        self, page: Sequence[StoredEvent], customer_id: str | None, looks: Iterator[int]
     ) -> list[tuple[StoredEvent, str]]:
-        """Those that are not on their way either: they are still missing after a pause."""
+        """Those that are not on their way either: they are still missing when nothing comes in."""
         missing = await self._webhooks.missing(page)
         owned = await self._owned(missing, customer_id)
         if not owned:
             return []
-        await asyncio.sleep(self.pace.pause_seconds)
+        await self._until_quiet(looks)
         missing = await self._webhooks.missing([event for event, _ in owned])
         return [(event, owner) for event, owner in owned if event in missing]
+
+    async def _until_quiet(self, looks: Iterator[int]) -> None:
+        """Pause until no event came in twice in a row: many at once take their time to come."""
+        received, quiet = await self._webhooks.count(), 0
+        while quiet < 2:
+            await asyncio.sleep(self.pace.pause_seconds)
+            before, received = received, await self._webhooks.count()
+            quiet = quiet + 1 if received == before else 0
+            if next(looks, None) is None:
+                return
 
     async def _owned(
         self, events: Iterable[StoredEvent], customer_id: str | None

@@ -12,7 +12,7 @@ import msgspec
 import stripe
 import structlog
 from prometheus_client import Counter
-from sqlalchemy import or_, select
+from sqlalchemy import func, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from entitlements.billing.push import CatalogPush
@@ -36,6 +36,7 @@ NOT_OURS = "not of our catalog"
 HANDLED = frozenset(
     {
         "checkout.session.completed",
+        "checkout.session.expired",
         "customer.updated",
         "customer.subscription.created",
         "customer.subscription.updated",
@@ -195,6 +196,11 @@ class Webhooks:
         )
         async with self._database.read() as session:
             return (await session.scalars(query)).all()
+
+    async def count(self) -> int:
+        """How many events ever reached the inbox."""
+        async with self._database.read() as session:
+            return await session.scalar(select(func.count()).select_from(WebhookEventRow)) or 0
 
     async def missing(self, events: Sequence[StoredEvent]) -> list[StoredEvent]:
         """Those of some events that never reached the inbox."""

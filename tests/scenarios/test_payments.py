@@ -90,6 +90,21 @@ async def test_without_a_card_the_change_waits_for_checkout_and_then_goes_on(
     assert [i["amountPaid"]["amountMinor"] for i in customer["invoices"]["nodes"]] == ["2900"]
 
 
+async def test_a_change_whose_checkout_page_was_closed_at_the_provider_has_failed(
+    api: Api, services: Services, sandbox_url: str, example: Any
+) -> None:
+    await api.create_customer("acme", None)
+    asked = await api.change("start", customerId="acme", planId="starter")
+    page = f"{sandbox_url}/v1/checkout/sessions/{asked['url'].rsplit('/', 1)[1]}"
+    async with httpx.AsyncClient(auth=("sk_test_by_hand", "")) as hands:
+        assert (await hands.post(f"{page}/expire")).status_code == 200
+    await deliver(api, services, sandbox_url)
+    [change] = (await api.customer("acme"))["changes"]["nodes"]
+    assert change["status"] == "FAILED"
+    again = await api.change("start2", customerId="acme", planId="starter")
+    assert again["__typename"] == "CheckoutRequired", again
+
+
 async def test_a_free_plan_needs_no_card(api: Api, services: Services, example: Any) -> None:
     document = example
     starter = document["products"][0]["plans"][0]

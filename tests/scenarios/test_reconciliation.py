@@ -441,6 +441,32 @@ async def test_events_that_failed_or_never_came_are_applied(
 
 
 @on_sqlite
+async def test_events_that_are_still_coming_in_are_not_lost(
+    services: Services, example: Any
+) -> None:
+    there = Stripe(services)
+    await a_customer(services, "acme")
+    nobody = "http://127.0.0.1:9/webhooks"
+    await there.v1.webhook_endpoints.create_async({"url": nobody, "enabled_events": ["*"]})
+    await renamed(there, "acme")
+    page = await there.v1.events.list_async({"delivery_success": False, "limit": 1})
+    [late] = page.data
+
+    async def arrive() -> None:
+        for id in ("evt_0", "evt_1", "evt_2", "evt_3", late.id):
+            await asyncio.sleep(0.1)
+            row = {"id": id, "type": "customer.updated", "status": "done", "attempts": 1}
+            times = {"received_at": START, "due_at": wall_now()}
+            await there.store(insert(WebhookEventRow).values(row | times))
+
+    services.reconciler.pace.pause_seconds = 0.25
+    arriving = asyncio.create_task(arrive())
+    found = [finding async for finding in services.reconciler.events()]
+    await arriving
+    assert found == []
+
+
+@on_sqlite
 async def test_while_the_provider_is_away_nothing_is_reported_as_missing(
     services: Services, sandbox_url: str, example: Any
 ) -> None:
