@@ -442,9 +442,8 @@ async def test_events_that_failed_or_never_came_are_applied(
 
 @on_sqlite
 async def test_events_that_are_still_coming_in_are_not_lost(
-    services: Services, example: Any
+    services: Services, there: Stripe, example: Any
 ) -> None:
-    there = Stripe(services)
     await a_customer(services, "acme")
     nobody = "http://127.0.0.1:9/webhooks"
     await there.v1.webhook_endpoints.create_async({"url": nobody, "enabled_events": ["*"]})
