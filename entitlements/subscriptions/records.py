@@ -565,6 +565,8 @@ async def supersede(
         )
     ):
         waiting.status, waiting.settled_at = "canceled", at
+        waiting.failure_code = "REPLACED"
+        waiting.failure_message = "another change took its place"
         await record(
             session,
             at,
@@ -573,5 +575,5 @@ async def supersede(
             "change.canceled",
             object_type="change",
             object_id=waiting.id,
-            reason="another change took its place",
+            reason=waiting.failure_message,
         )

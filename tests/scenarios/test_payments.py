@@ -87,6 +87,10 @@ async def test_without_a_card_the_change_waits_for_checkout_and_then_goes_on(
     assert customer["paymentMethod"] == {"brand": "visa", "last4": "4242"}
     statuses = [change["status"] for change in customer["changes"]["nodes"]]
     assert statuses == ["APPLIED", "CANCELED", "CANCELED"]
+    why = await api.ask(
+        "query ($id: ID!) { change(id: $id) { failure { code } } }", id=asked["pendingChange"]["id"]
+    )
+    assert why["change"]["failure"] == {"code": "REPLACED"}
     assert [i["amountPaid"]["amountMinor"] for i in customer["invoices"]["nodes"]] == ["2900"]
 
 
