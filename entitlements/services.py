@@ -25,7 +25,7 @@ from entitlements.billing.webhooks import Webhooks
 from entitlements.catalog.service import CatalogService
 from entitlements.kernel.clock import Clock, SettableClock, WallClock
 from entitlements.kernel.errors import Conflict, Issue, ServiceError, ValidationFailed
-from entitlements.kernel.period import add_months, to_second
+from entitlements.kernel.period import add_months, format_instant, to_second
 from entitlements.kernel.signing import Signer
 from entitlements.notices.delivery import Deliveries
 from entitlements.notices.sending import Sender
@@ -157,7 +157,7 @@ class SandboxClock:
             raise Conflict("only a sandbox's clock can be advanced", code="NOT_A_SANDBOX")
         now, to = self.clock.now(), to_second(to)
         if to < now or to > add_months(now, 12 * CLOCK_YEARS_AT_MOST):
-            words = f"from {now} on, by at most {CLOCK_YEARS_AT_MOST} years"
+            words = f"from {format_instant(now)} on, by at most {CLOCK_YEARS_AT_MOST} years"
             raise ValidationFailed([Issue(("to",), "OUT_OF_RANGE", words)])
         await self.pass_until(to, stays=True)
         async with self._database.write() as session:

@@ -50,7 +50,7 @@ PARALLEL = 4
 LOOKS = 5
 """How often a customer in motion is read again before it is left for the next run."""
 
-ARRIVAL_LOOKS = 30
+ARRIVAL_LOOKS = 150
 """How often a run looks whether events are still coming in before it calls any of them lost."""
 
 ROUNDS = 3
