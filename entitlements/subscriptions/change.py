@@ -56,6 +56,7 @@ from entitlements.subscriptions.trials import (
     NotOffered,
     brings_plan,
     counted_by,
+    on_its_terms,
     trial_available,
     trial_target,
 )
@@ -222,6 +223,7 @@ def plan_change(
     state = in_effect(catalog, state, at)
     if request.trial is not None:
         return _plan_trial(catalog, state, request, at, levels_in_use or {})
+    request = on_its_terms(state, request)
     product = product_of(catalog, state, request)
     held = state.live(product.id)
     if request.cancel:

@@ -20,7 +20,7 @@ from entitlements.subscriptions.state import (
     TrialStatus,
     held_package,
 )
-from entitlements.subscriptions.trials import outcome, tried_package
+from entitlements.subscriptions.trials import settled, tried_package
 
 
 def holdings_of(catalog: Catalog, state: CustomerState, at: datetime) -> tuple[Holding, ...]:
@@ -169,13 +169,13 @@ def after_change(catalog: Catalog, state: CustomerState, plan: ChangePlan) -> Cu
     then = msgspec.structs.replace(
         state, subscriptions=(*others, changed), trials=(*state.trials, *begun)
     )
-    settled = tuple(
-        msgspec.structs.replace(trial, status=outcome(catalog, trial, changed) or trial.status)
+    trials = tuple(
+        settled(catalog, trial, changed)
         if trial.active and trial.subscription_id == changed.id
         else trial
         for trial in then.trials
     )
-    return msgspec.structs.replace(then, trials=settled)
+    return msgspec.structs.replace(then, trials=trials)
 
 
 def as_trial(id: str, subscription_id: str, plan: ChangePlan, tried: PlannedTrial) -> Trial:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 import structlog
-from sqlalchemy import func, or_, select
+from sqlalchemy import func, select
 
 from entitlements.audit.ledger import Actor
 from entitlements.catalog.model import Catalog, ChangeTiming
@@ -37,6 +37,7 @@ from entitlements.subscriptions.quoting import Quoting
 from entitlements.subscriptions.records import (
     load_state,
     locked_customer,
+    move_queue,
     raise_future,
     refuse_while_unsettled,
 )
@@ -44,7 +45,7 @@ from entitlements.subscriptions.request import ChangeRequest, TrialRequest
 from entitlements.subscriptions.service import Caller, ChangeService
 from entitlements.subscriptions.settlement import Committed
 from entitlements.subscriptions.state import CustomerState, Trial, TrialStatus
-from entitlements.subscriptions.tables import CustomerRow, SubscriptionRow, TrialRow
+from entitlements.subscriptions.tables import ChangeRow, CustomerRow, SubscriptionRow, TrialRow
 from entitlements.subscriptions.trials import conversion_request, converts_at_end
 from entitlements.subscriptions.tried import end_trial, extended
 
@@ -239,6 +240,7 @@ class Trials:
                     subscription.cancel_at = ends_at
                 subscription.trial_ends_at = ends_at
                 subscription.period_end = subscription.anchor = ends_at
+                await move_queue(session, subscription)
                 raise_future(subscription)
         if trial.with_subscription:
             try:
@@ -299,22 +301,26 @@ class Trials:
     async def work(self, limit: int = 100) -> int:
         """Tell of trials that end soon, and end those of ours that are over; how many it were."""
         now = self._clock.now()
-        soon = (TrialRow.ends_at <= now + NOTICE) & TrialRow.notice_given_at.is_(None)
-        over = (TrialRow.ends_at <= now) & TrialRow.with_subscription.is_(False)
-        query = (
-            select(TrialRow.id, TrialRow.ends_at, TrialRow.with_subscription)
-            .where(TrialRow.status == TrialStatus.ACTIVE.value, or_(soon, over))
-            .order_by(TrialRow.ends_at)
+        active = (
+            select(TrialRow.id)
+            .where(TrialRow.status == TrialStatus.ACTIVE.value)
+            .order_by(TrialRow.ends_at, TrialRow.id)
             .limit(limit)
         )
+        soon = active.where(
+            TrialRow.notice_given_at.is_(None),
+            TrialRow.ends_at > now,
+            TrialRow.ends_at <= now + NOTICE,
+        )
+        over = active.where(TrialRow.ends_at <= now, TrialRow.with_subscription.is_(False))
         async with self._database.read() as session:
-            due = (await session.execute(query)).all()
+            ending = (await session.scalars(soon)).all()
+            ended = (await session.scalars(over)).all()
         done = 0
-        for trial_id, ends_at, with_subscription in due:
-            if ends_at > now:
-                done += await self._tell(trial_id, now)
-            elif not with_subscription:
-                done += await self._end(trial_id, now)
+        for trial_id in ending:
+            done += await self._tell(trial_id, now)
+        for trial_id in ended:
+            done += await self._end(trial_id, now)
         return done
 
     async def _tell(self, trial_id: str, now: datetime) -> bool:
@@ -341,7 +347,9 @@ class Trials:
         then = in_effect(await self._catalog(), state, now)
         if converts_at_end(then, trial):
             try:
-                await self._convert_by_itself(row.id, trial)
+                change = await self._convert_by_itself(row.id, trial)
+                if change.status == "awaiting_payment":  # the bank asks for the customer
+                    return False
             except PaymentProviderUnavailable:
                 return False
             except ServiceError as error:
@@ -356,13 +364,15 @@ class Trials:
                 await end_trial(session, now, row, stored, TrialStatus.EXPIRED)
         return True
 
-    async def _convert_by_itself(self, customer_id: str, trial: Trial) -> None:
+    async def _convert_by_itself(self, customer_id: str, trial: Trial) -> ChangeRow:
         async def quoted() -> Quote:
             row, state = await self._quoting.loaded(customer_id)
             return await self._quote_conversion(row, state, trial.id, by_itself=True)
 
         key = f"{trial.id}:{int(trial.ends_at.timestamp())}"
-        await self._changes.do(SYSTEM, customer_id, "trialEnd", key, trial.id, quoted)
+        done = await self._changes.do(SYSTEM, customer_id, "trialEnd", key, trial.id, quoted)
+        async with self._database.read() as session:
+            return await session.get_one(ChangeRow, done.change_id)
 
 
 def _start_issues(

@@ -147,21 +147,24 @@ def converts_at_end(state: CustomerState, trial: Trial) -> bool:
     return trial.at_end is TrialEnd.CONVERT and state.has_payment_method and can_pay
 
 
-def outcome(catalog: Catalog, trial: Trial, held: Subscription | None) -> TrialStatus | None:
-    """What has become of an active trial by what is held; None: it goes on.
+def settled(catalog: Catalog, trial: Trial, held: Subscription | None) -> Trial:
+    """What has become of an active trial by what is held of its subscription.
 
-    One that is held with its subscription is converted when that is paid for; one of ours when all
-    of it is held. Either ends with its subscription.
+    It is converted once all of it is held and paid for. Held in a subscription that is on trial
+    itself it joins that, and ends as it does. Either ends with its subscription.
     """
     if held is None or not held.live:
         over = held is None or held.ended_at is None or trial.ends_at <= held.ended_at
-        return TrialStatus.EXPIRED if over else TrialStatus.CANCELED
-    holds = _holds(catalog, held, tried_package(catalog, trial))
-    if not trial.with_subscription:
-        return TrialStatus.CONVERTED if holds else None
-    if not holds:
-        return TrialStatus.CANCELED
-    return None if held.on_trial else TrialStatus.CONVERTED
+        return _as(trial, TrialStatus.EXPIRED if over else TrialStatus.CANCELED)
+    if not _holds(catalog, held, tried_package(catalog, trial)):
+        return _as(trial, TrialStatus.CANCELED) if trial.with_subscription else trial
+    if not held.on_trial or held.trial_ends_at is None:
+        return _as(trial, TrialStatus.CONVERTED)
+    return msgspec.structs.replace(trial, with_subscription=True, ends_at=held.trial_ends_at)
+
+
+def _as(trial: Trial, status: TrialStatus) -> Trial:
+    return msgspec.structs.replace(trial, status=status)
 
 
 def in_effect(catalog: Catalog, state: CustomerState, at: datetime) -> tuple[Trial, ...]:
@@ -169,20 +172,31 @@ def in_effect(catalog: Catalog, state: CustomerState, at: datetime) -> tuple[Tri
     ended, unless it is about to be bought."""
     held = {s.id: s for s in state.subscriptions}
     return tuple(
-        msgspec.structs.replace(trial, status=_then(catalog, state, trial, held))
+        _then(catalog, state, trial, held.get(trial.subscription_id))
         if is_due(trial, at)
         else trial
         for trial in state.trials
     )
 
 
-def _then(
-    catalog: Catalog, state: CustomerState, trial: Trial, held: Mapping[str, Subscription]
-) -> TrialStatus:
-    found = outcome(catalog, trial, held.get(trial.subscription_id))
-    if found is None and not trial.with_subscription and not converts_at_end(state, trial):
-        return TrialStatus.EXPIRED
-    return found or trial.status
+def _then(catalog: Catalog, state: CustomerState, trial: Trial, held: Subscription | None) -> Trial:
+    then = settled(catalog, trial, held)
+    if then.active and not then.with_subscription and not converts_at_end(state, then):
+        return _as(then, TrialStatus.EXPIRED)
+    return then
+
+
+def on_its_terms(state: CustomerState, request: ChangeRequest) -> ChangeRequest:
+    """A request that names what is being tried: it is bought at the version of the trial."""
+    named = request.add_ons.keys() | request.bundles.keys()
+    tried = {
+        t.package_id: t.version
+        for t in state.trials
+        if t.active and not t.with_subscription and t.package_id in named
+    }
+    if not tried:
+        return request
+    return msgspec.structs.replace(request, versions={**tried, **request.versions})
 
 
 def is_due(trial: Trial, at: datetime) -> bool:

@@ -19,7 +19,7 @@ from entitlements.subscriptions.lines import held_mrr_minor
 from entitlements.subscriptions.records import load_state, record
 from entitlements.subscriptions.state import TrialStatus
 from entitlements.subscriptions.tables import ChangeRow, CustomerRow, TrialRow
-from entitlements.subscriptions.trials import outcome
+from entitlements.subscriptions.trials import settled
 
 
 async def begin_trials(
@@ -62,9 +62,10 @@ async def settle_trials(
     actor: Actor = ledger.SYSTEM,
     change_id: str | None = None,
 ) -> None:
-    """Write down what has become of a customer's trials by what is held now (`trials.outcome`).
+    """Write down what has become of a customer's trials by what is held now (`trials.settled`).
 
-    `change_id` is the change that made it so. Raise the customer's revision before.
+    `change_id` is the change that made it so; without one it is the provider that has begun to
+    charge, and the monthly revenue begins with it. Raise the customer's revision before.
     """
     rows = await active_trials(session, row.id)
     if not rows:
@@ -76,19 +77,17 @@ async def settle_trials(
     told: set[str] = set()
     for trial in rows:
         subscription = held.get(trial.subscription_id)
-        found = outcome(catalog, trials[trial.id], subscription)
-        if found is not None:
-            mrr = None
-            by_itself = trial.with_subscription and change_id is None
-            if found is TrialStatus.CONVERTED and by_itself and subscription is not None:
-                if subscription.id not in told:
-                    minor = held_mrr_minor(catalog, subscription)
-                    mrr = Money(minor, subscription.currency)
+        then = settled(catalog, trials[trial.id], subscription)
+        trial.with_subscription, trial.ends_at = then.with_subscription, then.ends_at
+        if then.active:
+            continue
+        mrr = None
+        if then.status is TrialStatus.CONVERTED:
+            trial.conversion_change_id = change_id
+            if change_id is None and subscription is not None and subscription.id not in told:
+                mrr = Money(held_mrr_minor(catalog, subscription), subscription.currency)
                 told.add(subscription.id)
-            await end_trial(session, now, row, trial, found, actor=actor, mrr=mrr)
-            trial.conversion_change_id = change_id if found is TrialStatus.CONVERTED else None
-        elif trial.with_subscription and subscription and subscription.trial_ends_at:
-            trial.ends_at = subscription.trial_ends_at
+        await end_trial(session, now, row, trial, then.status, actor=actor, mrr=mrr)
 
 
 async def end_trial(

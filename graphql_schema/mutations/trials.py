@@ -4,7 +4,7 @@ from typing import Annotated
 
 import strawberry
 
-from entitlements.kernel.errors import ValidationFailed as ValidationFailedError
+from entitlements.kernel.errors import Conflict as ConflictError
 from graphql_schema.context import Info
 from graphql_schema.mutations.changes import IdempotencyKey, ReturnUrl, answer
 from graphql_schema.permissions import Guarded, customer_of
@@ -92,9 +92,8 @@ class TrialMutations:
             )
         trial_id = await context.services.trials.started_by(committed.change_id)
         if trial_id is None:  # it was given up while it waited for a card
-            raise ValidationFailedError.of(
-                "idempotencyKey", "SETTLED", f"what it asked for is {change.status}: use another"
-            )
+            words = f"what this key asked for is {change.status}: use another"
+            raise ConflictError(words, code="SETTLED")
         trial, customer = await _trial(info, customer_id, trial_id)
         revision = BigInt(customer.view.row.revision)
         return TrialStarted(trial=trial, customer=customer, revision=revision)

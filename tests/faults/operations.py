@@ -136,6 +136,15 @@ async def _to_be_downgraded(world: World) -> None:
     world.memo["change"] = planned["change"]["id"]
 
 
+def _trying(before: Step, package: str) -> Step:
+    async def prepare(world: World) -> None:
+        await before(world)
+        started = await _start_trial(package, "before")(world)
+        world.memo["trial"] = started["trial"]["id"]
+
+    return prepare
+
+
 async def _past_due(world: World) -> None:
     await _on(world, card="pm_card_visa_declinesAtRenewal")
     await world.api.advance("2026-04-02T12:00:00Z")
@@ -185,6 +194,21 @@ async def _purchase(world: World) -> Any:
     return await world.api.purchase(
         customerId=CUSTOMER, addOnId="extra-calls", idempotencyKey="disturbed"
     )
+
+
+def _start_trial(package: str, key: str = "disturbed") -> Step:
+    async def ask(world: World) -> Any:
+        return await world.api.start_trial(key, customerId=CUSTOMER, packageId=package)
+
+    return ask
+
+
+async def _convert_trial(world: World) -> Any:
+    return await world.api.convert_trial(world.memo["trial"], "disturbed")
+
+
+async def _cancel_trial(world: World) -> Any:
+    return await world.api.cancel_trial(world.memo["trial"])
 
 
 async def _cancel_at_end(world: World) -> Any:
@@ -265,6 +289,25 @@ OPERATIONS = {
     "a cancellation taken back": Operation(_to_be_canceled, _cancel_what_waits, _TWICE),
     "a first purchase given up": Operation(_asked_to_authenticate, _cancel_what_waits, _TWICE),
     "an add-on given up": Operation(_asked_to_authenticate_an_add_on, _cancel_what_waits, _TWICE),
+    "a plan on trial": Operation(
+        _customer_with("pm_card_visa"), _start_trial("starter"), ("TrialStarted",)
+    ),
+    "an add-on on trial": Operation(_on, _start_trial("advanced-analytics"), ("TrialStarted",)),
+    "an add-on on trial without the card that it needs": Operation(
+        _trying(_customer_with(None), "starter"), _start_trial("workflow-automation"),
+        ("CheckoutRequired",),
+    ),
+    "a plan's trial converted": Operation(
+        _trying(_customer_with("pm_card_visa"), "starter"), _convert_trial
+    ),
+    "a plan's trial whose conversion is declined": Operation(
+        _trying(_customer_with("pm_card_chargeCustomerFail"), "starter"), _convert_trial,
+        ("PaymentDeclined",),
+    ),
+    "an add-on's trial converted": Operation(_trying(_on, "advanced-analytics"), _convert_trial),
+    "a plan's trial given up": Operation(
+        _trying(_customer_with("pm_card_visa"), "starter"), _cancel_trial, ("TrialPayload",)
+    ),
     "a saved card": Operation(
         _on, _set_up, ("CheckoutRequired",), ("customer.payment_method_asked",)
     ),

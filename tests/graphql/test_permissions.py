@@ -81,6 +81,13 @@ OPERATIONS = {
                                __typename ... on NotFound { code } } }""",
     "payInvoice": """mutation ($invoice: ID!) { payInvoice(id: $invoice, idempotencyKey: "k") {
                        __typename ... on NotFound { code } } }""",
+    "startTrial": """mutation { startTrial(input: {customerId: "bee", idempotencyKey: "k",
+                       packageId: "advanced-analytics"}) {
+                       __typename ... on NotFound { code } } }""",
+    "convertTrial": """mutation ($trial: ID!) { convertTrial(id: $trial, idempotencyKey: "k") {
+                         __typename ... on NotFound { code } } }""",
+    "cancelTrial": """mutation ($trial: ID!) { cancelTrial(id: $trial) {
+                        __typename ... on NotFound { code } } }""",
     "cancelScheduledChange": """mutation ($change: ID!) { cancelScheduledChange(id: $change) {
                                   __typename ... on NotFound { code } } }""",
 }
@@ -93,6 +100,7 @@ async def test_a_token_of_one_customer_reaches_nothing_of_another(api: Api, exam
         await api.create_customer(id)
     started = await api.change("start", customerId="bee", planId="starter")
     quote = await api.preview(customerId="bee", planId="professional")
+    trial = await api.start_trial("try", customerId="bee", packageId="advanced-analytics")
     ant = await api.token("ant", "READ", "USE", "BUY")
     before = await api.customer("bee")
 
@@ -100,6 +108,7 @@ async def test_a_token_of_one_customer_reaches_nothing_of_another(api: Api, exam
     variables = {
         "change": started["change"]["id"],
         "quote": quote["token"],
+        "trial": trial["trial"]["id"],
         "invoice": invoices["customer"]["invoices"]["nodes"][0]["id"],
     }
     for name, operation in OPERATIONS.items():
