@@ -44,7 +44,7 @@ from entitlements.subscriptions.quoting import Quoting
 from entitlements.subscriptions.return_urls import ReturnUrls
 from entitlements.subscriptions.service import Caller, ChangeService
 from entitlements.subscriptions.settlement import Settlement
-from entitlements.subscriptions.state import SubscriptionStatus
+from entitlements.subscriptions.state import SubscriptionStatus, TrialStatus
 from entitlements.subscriptions.sync import ProviderSync
 from entitlements.subscriptions.tables import (
     ChangeRow,
@@ -242,11 +242,13 @@ class SandboxClock:
 
 
 async def _held_versions(session: AsyncSession) -> set[str]:
-    """Every package version that somebody holds, has tried or is about to hold, as `pro@3`."""
+    """Every package version that somebody holds, tries or is about to hold, as `pro@3`."""
     held = await session.execute(
-        select(SubscriptionItemRow.package_id, SubscriptionItemRow.version)
-        .distinct()
-        .union(select(TrialRow.package_id, TrialRow.version).distinct())
+        select(SubscriptionItemRow.package_id, SubscriptionItemRow.version).union(
+            select(TrialRow.package_id, TrialRow.version).where(
+                TrialRow.status == TrialStatus.ACTIVE.value
+            )
+        )
     )
     return {f"{package_id}@{version}" for package_id, version in held} | {
         f"{package_id}@{version}"

@@ -31,7 +31,13 @@ from entitlements.kernel.ids import new_id
 from entitlements.kernel.period import Interval
 from entitlements.storage.unit_of_work import Database
 from entitlements.subscriptions.lines import Slot
-from entitlements.subscriptions.tables import ChangeRow, SubscriptionItemRow, SubscriptionRow
+from entitlements.subscriptions.state import TrialStatus
+from entitlements.subscriptions.tables import (
+    ChangeRow,
+    SubscriptionItemRow,
+    SubscriptionRow,
+    TrialRow,
+)
 
 CONCURRENCY = 8
 PRODUCTS_PER_CALL = 100
@@ -407,13 +413,18 @@ class CatalogPush:
             return {key: id for package_id, key, id in rows if package_id in wanted}
 
     async def _held(self) -> set[str]:
-        """Every version that a live subscription holds, or that an unsettled change comes to."""
+        """Every version that a live subscription holds, that is tried, or that an unsettled change
+        comes to."""
         async with self._database.read() as session:
             items = await session.execute(
                 select(SubscriptionItemRow.package_id, SubscriptionItemRow.version)
                 .join(SubscriptionRow, SubscriptionRow.id == SubscriptionItemRow.subscription_id)
                 .where(SubscriptionRow.ended_at.is_(None))
-                .distinct()
+                .union(
+                    select(TrialRow.package_id, TrialRow.version).where(
+                        TrialRow.status == TrialStatus.ACTIVE.value
+                    )
+                )
             )
             held = {f"{package_id}@{version}" for package_id, version in items}
             plans = await session.stream_scalars(
