@@ -12,7 +12,7 @@ import structlog
 from sqlalchemy import func, select
 
 from entitlements.audit.ledger import Actor
-from entitlements.catalog.model import Catalog, ChangeTiming
+from entitlements.catalog.model import Catalog
 from entitlements.kernel.clock import Clock
 from entitlements.kernel.errors import (
     Conflict,
@@ -46,7 +46,11 @@ from entitlements.subscriptions.service import Caller, ChangeService
 from entitlements.subscriptions.settlement import Committed
 from entitlements.subscriptions.state import CustomerState, Trial, TrialStatus
 from entitlements.subscriptions.tables import ChangeRow, CustomerRow, SubscriptionRow, TrialRow
-from entitlements.subscriptions.trials import conversion_request, converts_at_end
+from entitlements.subscriptions.trials import (
+    conversion_request,
+    converts_at_end,
+    giving_up_request,
+)
 from entitlements.subscriptions.tried import end_trial, extended
 
 CRITERIA_AT_MOST = 20
@@ -169,14 +173,15 @@ class Trials:
     async def cancel(self, caller: Caller, trial_id: str, *, bound_to: str | None = None) -> str:
         """Give a trial up now; the customer's id. Of one that is given up already nothing changes.
 
-        A plan's ends its subscription with it, at once and without an invoice.
+        A plan's ends its subscription with it, at once and without an invoice; what joined one goes
+        alone.
         """
         found = await self._found(trial_id, bound_to)
         if found.status == TrialStatus.CANCELED.value:
             return found.customer_id
         row, trial = await self._running(found)
         if trial.with_subscription:
-            await self._cancel_subscription(caller, trial)
+            await self._give_up_held(caller, row.id, trial)
             return row.id
         now = self._clock.now()
         async with self._database.write() as session:
@@ -188,18 +193,15 @@ class Trials:
                 await end_trial(session, now, row, stored, TrialStatus.CANCELED, actor=caller.actor)
         return row.id
 
-    async def _cancel_subscription(self, caller: Caller, trial: Trial) -> None:
-        row, _ = await self._quoting.loaded((await self._found(trial.id, None)).customer_id)
-        reason = f"the trial {trial.id} is given up"
-        request = ChangeRequest(
-            product_id=trial.product_id, cancel=True, timing=ChangeTiming.NOW, reason=reason
-        )
+    async def _give_up_held(self, caller: Caller, customer_id: str, trial: Trial) -> None:
+        """What is held on trial goes: the subscription of a plan, or only what joined it."""
+        request = giving_up_request(await self._catalog(), trial)
 
         async def quoted() -> Quote:
-            return await self._quoting.quote(row.id, request, Authority.STAFF)
+            return await self._quoting.quote(customer_id, request, Authority.STAFF)
 
         # Its own key: whoever repeats it finds the trial given up, or the change under way.
-        await self._changes.do(caller, row.id, "cancelTrial", new_id("key"), trial.id, quoted)
+        await self._changes.do(caller, customer_id, "cancelTrial", new_id("key"), trial.id, quoted)
 
     async def extend(self, caller: Caller, trial_id: str, days: int, reason: str) -> str:
         """Let a trial end `days` later; the customer's id. Who may is for the caller to know.

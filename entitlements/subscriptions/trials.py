@@ -139,6 +139,23 @@ def conversion_request(catalog: Catalog, trial: Trial, *, by_itself: bool = Fals
     )
 
 
+def giving_up_request(catalog: Catalog, trial: Trial) -> ChangeRequest:
+    """What gives up a trial that is held with its subscription, now: nothing was paid for it."""
+    package = tried_package(catalog, trial)
+    reason = f"the trial {trial.id} is given up"
+    if brings_plan(catalog, package):
+        return ChangeRequest(
+            product_id=trial.product_id, cancel=True, timing=ChangeTiming.NOW, reason=reason
+        )
+    add_ons, bundles = _named(package)
+    return ChangeRequest(
+        product_id=trial.product_id,
+        add_ons=dict.fromkeys(add_ons, 0),
+        bundles=dict.fromkeys(bundles, 0),
+        reason=reason,
+    )
+
+
 def converts_at_end(state: CustomerState, trial: Trial) -> bool:
     """Whether a trial of ours that is over is bought by itself: that is settled on an invoice to
     come, so nothing but the way of paying it is needed."""

@@ -116,8 +116,8 @@ class TrialMutations:
 
     @strawberry.mutation(
         extensions=[Guarded()],
-        description="Buy what is tried now, at the terms fixed at the start: invoiced now. Where "
-        "it fails the trial goes on as it was.",
+        description="Buy what is tried now, at the terms fixed at the start: invoiced now. A "
+        "plan's takes all that joined it along. Where it fails the trial goes on as it was.",
     )
     async def convert_trial(
         self,
@@ -138,7 +138,8 @@ class TrialMutations:
 
     @strawberry.mutation(
         extensions=[Guarded()],
-        description="Give a trial up, now. A plan's ends its subscription, without an invoice.",
+        description="Give a trial up, now. A plan's ends its subscription, without an invoice; "
+        "what joined one goes alone.",
     )
     async def cancel_trial(self, info: Info, id: TrialId) -> TrialResult:
         context = info.context
