@@ -204,8 +204,10 @@ CANCEL = f"""mutation ($input: CancelSubscriptionInput!) {{
   cancelSubscription(input: $input) {{ {_CHANGE} }} }}"""
 
 _TRIAL = """id status startedAt endsAt atEnd package { versionId } successCriteria
-  currentStep { week title } conversion { token dueNow { amountMinor } direction
-    lines { kind amount { amountMinor } } recurringAfter { amountMinor } } """
+  currentStep { week title }"""
+
+_CONVERSION = """conversion { token dueNow { amountMinor } direction
+  lines { kind amount { amountMinor } } recurringAfter { amountMinor } }"""
 
 _FAILED = """... on UserError { code message }
   ... on ValidationFailed { issues { path code } }"""
@@ -227,7 +229,7 @@ EXTEND_TRIAL = f"""mutation ($id: ID!, $days: Int!, $reason: String!) {{
 CONVERT_TRIAL = f"""mutation ($id: ID!, $key: String!) {{
   convertTrial(id: $id, idempotencyKey: $key) {{ {_CHANGE} }} }}"""
 
-TRIALS = f"""query ($id: ID!) {{ customer(id: $id) {{ trials {{ {_TRIAL} }} }} }}"""
+TRIALS = f"""query ($id: ID!) {{ customer(id: $id) {{ trials {{ {_TRIAL} {_CONVERSION} }} }} }}"""
 
 TAKE_BACK = f"""mutation ($id: ID!) {{ cancelScheduledChange(id: $id) {{ {_CHANGE} }} }}"""
 

@@ -148,7 +148,7 @@ async def test_a_plan_is_tried_without_a_card_and_leaves_nothing_but_a_reason(
     customer = await api.customer("acme")
     assert customer["subscriptions"][0]["mrr"]["amountMinor"] == "0"
     assert (await api.access("acme", "sso"))["sources"][0]["kind"] == "TRIAL"
-    conversion = started["trial"]["conversion"]
+    conversion = (await api.trials("acme"))[0]["conversion"]
     assert (conversion["dueNow"]["amountMinor"], conversion["direction"]) == ("9900", "NEW")
 
     needs_card = await api.start_trial("more", customerId="acme", packageId="workflow-automation")
