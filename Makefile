@@ -18,6 +18,7 @@ soak: .venv/dev ## Every fault at every call, every death, 10,000 webhooks; an h
 
 bench: .venv/dev ## Measure, and print tables; some minutes
 	PYTHONPATH=. $(BIN)/python tests/bench/bench_catalog.py
+	PYTHONPATH=. $(BIN)/python tests/bench/bench_unlocks.py
 	PYTHONPATH=. $(BIN)/python tests/bench/bench_webhooks.py
 
 check: .venv/dev ## Lint, types, the house's import rules, the lock

@@ -71,6 +71,10 @@ from entitlements.subscriptions.violations import (
 )
 
 UNLOCKS_AT_MOST = 10
+PLANNED_AT_MOST = 100
+"""How many packages are planned for one denial: of add-ons, whose price is known before, the
+cheapest; and as many of all others."""
+
 SIZES_TRIED = 20
 """How often the number to buy of one package is raised before it is given up."""
 
@@ -228,12 +232,16 @@ class _Search:
             if (unlock := self._sized(wish)) is not None:
                 heapq.heappush(planned, (unlock.price, next(order), unlock))
 
+        unknown: list[_Wish] = []
         for wish in self._wishes(sold):
             monthly_minor = self._monthly_minor(wish)
             if monthly_minor is None:
-                plan(wish)
+                unknown.append(wish)
             else:
-                heapq.heappush(waiting, (monthly_minor, next(order), wish))
+                waiting.append((monthly_minor, next(order), wish))
+        waiting = heapq.nsmallest(PLANNED_AT_MOST, waiting)
+        for wish in unknown[:PLANNED_AT_MOST]:
+            plan(wish)
         while waiting or planned:
             while waiting and (not planned or waiting[0][0] <= planned[0][0][0]):
                 plan(heapq.heappop(waiting)[-1])

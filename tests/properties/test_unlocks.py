@@ -46,10 +46,11 @@ def planned(
 
 
 @st.composite
-def customers(draw: st.DrawFn, sold: Catalog) -> CustomerState:
-    """Somebody with a plan and some more, or with nothing."""
+def populations(draw: st.DrawFn) -> tuple[Catalog, CustomerState]:
+    """A catalog, and somebody with a plan of it and some more, or with nothing."""
+    sold = draw(catalogs())
     if draw(st.integers(0, 5)) == 0:
-        return NOBODY
+        return sold, NOBODY
     packages = list(sold.current.values())
     plans = [p.id for p in packages if isinstance(p, Plan)]
     more = {p.id: draw(st.integers(0, 2)) for p in packages if draw(st.integers(0, 2)) == 0}
@@ -65,7 +66,7 @@ def customers(draw: st.DrawFn, sold: Catalog) -> CustomerState:
         plan = None
     assume(plan is not None)
     assert plan is not None
-    return after(NOBODY, plan)
+    return sold, after(NOBODY, plan)
 
 
 @st.composite
@@ -85,12 +86,12 @@ def checks(draw: st.DrawFn) -> tuple[Check, dict[str, Used]]:
     return Check(feature, quantity, at_least), used
 
 
-def wanted(sold: Catalog, state: CustomerState) -> Iterator[list[ChangeRequest]]:
+def wanted(sold: Catalog, state: CustomerState, in_use: int) -> Iterator[list[ChangeRequest]]:
     """Every package, with ever more of it, and with ever more seats where it counts them."""
     held = state.live(PRODUCT)
     add_ons = add_ons_held(sold, held.items) if held else {}
     bundles = {i.package_id: i.quantity for i in held.items} if held else {}
-    seats = held.quantities.get("seats", 0) if held else 0
+    seats = held.quantities.get("seats", 0) if held else max(in_use - 1, 0)
     levels = [{"seats": n} for n in range(seats + 1, seats + 2 * MOST)]
     for package in sold.current.values():
         if isinstance(package, Plan):
@@ -132,18 +133,17 @@ def price(plan: ChangePlan, state: CustomerState) -> tuple[int, int]:
 
 
 @settings(max_examples=150)
-@given(st.data(), catalogs())
+@given(populations(), checks())
 def test_the_cheapest_package_that_helps_is_the_first_and_none_is_offered_in_vain(
-    data: st.DataObject, sold: Catalog
+    population: tuple[Catalog, CustomerState], asked: tuple[Check, dict[str, Used]]
 ) -> None:
-    state = data.draw(customers(sold))
-    check, used = data.draw(checks())
+    (sold, state), (check, used) = population, asked
     found = unlocks(sold, state, check, used, LATER, first=10)
     assert [u.price for u in found] == sorted(u.price for u in found)
     for unlock in found:
         accepted(sold, state, unlock, check, used)
     best = {}
-    for wishes in wanted(sold, state):
+    for wishes in wanted(sold, state, used["seats"].quantity):
         for request in wishes:
             plan = planned(sold, state, request, used)
             if plan is not None and gives(sold, state, plan, check, used):
