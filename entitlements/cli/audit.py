@@ -61,7 +61,7 @@ def audit_verify(
     found = with_services(verify)
     if found.ok:
         until = f", unaltered up to {format_instant(kept[-1].at)}" if kept else ""
-        out.print(f"consistent: {found.entries} entries, {found.seals} seals{until}")
+        out.print(f"consistent: {found.entries} entries, {found.seals} seal(s){until}")
         return
     where = f" ({found.first_broken.id})" if found.first_broken else ""
     err.print(f"[red]broken[/]: {found.problem}{where}", soft_wrap=True)

@@ -16,6 +16,7 @@ from entitlements.sandbox.app import create_app as create_sandbox
 from entitlements.server import demo as demos
 from entitlements.server.app import BODY_BYTES_AT_MOST
 from entitlements.server.migrations import migrate as run_migrations
+from entitlements.server.migrations import refuse_if_behind
 from entitlements.services import opened_services
 from entitlements.settings import load_settings
 from entitlements.storage.engine import create_engine
@@ -87,8 +88,8 @@ def serve(
 
 async def _can_start() -> None:
     """Open and close everything once, so that a wrong setting is said in words."""
-    async with opened_services(load_settings()):
-        pass
+    async with opened_services(load_settings()) as services:
+        await refuse_if_behind(services.database.engine)
 
 
 def worker(
@@ -101,6 +102,7 @@ def worker(
 
 async def _work(*, once: bool) -> None:
     async with opened_services(load_settings()) as services:
+        await refuse_if_behind(services.database.engine)
         if once:
             while await work_once(services):
                 await services.deliveries.finished()

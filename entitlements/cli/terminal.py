@@ -14,6 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from entitlements.audit.ledger import Actor
 from entitlements.kernel.errors import ServiceError, ValidationFailed
 from entitlements.kernel.period import parse_instant
+from entitlements.server.migrations import refuse_if_behind
 from entitlements.services import Services, opened_services
 from entitlements.settings import load_settings
 
@@ -60,6 +61,7 @@ def fail(error: ServiceError, code: int = COULD_NOT_RUN) -> NoReturn:
 def with_services(do: Callable[[Services], Awaitable[T]]) -> T:
     async def run() -> T:
         async with opened_services(load_settings()) as services:
+            await refuse_if_behind(services.database.engine)
             return await do(services)
 
     with told():

@@ -69,13 +69,29 @@ def _refuse_the_other_mode(connection: Connection, mode: str) -> None:
 
 
 async def is_at_head(engine: AsyncEngine) -> bool:
-    head = ScriptDirectory.from_config(_config()).get_current_head()
+    return await _revision(engine) == _scripts().get_current_head()
 
+
+async def refuse_if_behind(engine: AsyncEngine) -> None:
+    """`ValidationFailed` where migrations of ours have not run. A database that is ahead will do:
+    the next version of the service is being rolled out."""
+    revision, scripts = await _revision(engine), _scripts()
+    known = {script.revision for script in scripts.walk_revisions()}
+    if revision in known and revision != scripts.get_current_head():
+        words = "the database is older than this version of the service: run `entitlements migrate`"
+        raise ValidationFailed.of("ENTITLEMENTS_DATABASE_URL", "NOT_MIGRATED", words)
+
+
+def _scripts() -> ScriptDirectory:
+    return ScriptDirectory.from_config(_config())
+
+
+async def _revision(engine: AsyncEngine) -> str | None:
     def current(connection: Connection) -> str | None:
         return MigrationContext.configure(connection).get_current_revision()
 
     async with engine.connect() as connection:
-        return await connection.run_sync(current) == head
+        return await connection.run_sync(current)
 
 
 async def differences(engine: AsyncEngine) -> list[object]:

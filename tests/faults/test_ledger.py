@@ -167,7 +167,7 @@ async def test_the_commands_seal_verify_and_export(database_url: str, tmp_path: 
     kept.write_text(run("seal", "--print").stdout)
     proved = run("verify", "--seal", str(kept))
     assert proved.returncode == 0, proved.stderr
-    assert "consistent: 2 entries, 1 seals, unaltered up to" in proved.stdout
+    assert "consistent: 2 entries, 1 seal(s), unaltered up to" in proved.stdout
     assert run("verify", "--stream", "nope").returncode == 2
     exported = run("export", "--format", "csv").stdout.splitlines()
     assert len(exported) == 3

@@ -9,7 +9,7 @@ from entitlements.audit.ledger import Actor
 from entitlements.kernel.clock import wall_now
 from entitlements.kernel.errors import ValidationFailed
 from entitlements.kernel.signing import Signer
-from entitlements.server.migrations import differences, is_at_head, migrate
+from entitlements.server.migrations import differences, is_at_head, migrate, refuse_if_behind
 from entitlements.services import build_services
 from entitlements.settings import load_settings
 from entitlements.storage.engine import create_engine
@@ -20,6 +20,10 @@ async def test_up_down_and_up_again_ends_at_the_declared_tables(database_url: st
     engine = create_engine(database_url)
     assert await is_at_head(engine)
     assert await differences(engine) == []
+    await refuse_if_behind(engine)
+    await migrate(engine, mode="sandbox", revision="-1")
+    with pytest.raises(ValidationFailed, match="run `entitlements migrate`"):
+        await refuse_if_behind(engine)
     await migrate(engine, mode="sandbox", revision="base")
     assert not await is_at_head(engine)
     await migrate(engine, mode="sandbox")
