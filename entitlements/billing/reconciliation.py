@@ -405,6 +405,8 @@ def _future(ours: Ours, held: SubscriptionSide, found: SubscriptionSide) -> Iter
         )
     if held.planned == found.planned and (held.planned is None) is (found.schedule_id is None):
         return
+    if found.pending_change_id in open_ids and found.schedule_id is None:
+        return  # it made room for a change that waits for its payment, and is put back after it
     kind = Kind.SCHEDULE_DIFFERS
     if held.planned is None:
         kind = Kind.SCHEDULE_UNKNOWN

@@ -14,6 +14,7 @@ from entitlements.settings import Settings
 from entitlements.worker import work_once
 from tests.api import Api
 from tests.events import deliver, events_of
+from tests.reconciliation import reconciled_clean
 
 one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 """For what the rules decide and storage does not."""
@@ -291,6 +292,7 @@ async def test_a_purchase_that_is_not_paid_restores_what_was_planned(
     asked = await api.purchase(customerId="acme", addOnId="extra-calls", idempotencyKey="buy")
     assert asked["__typename"] == "PaymentActionRequired", asked
     assert await _planned(sandbox_url) == [False]
+    await reconciled_clean(services)
     if ending == "abandoned":
         await api.take_back(asked["change"]["id"])
     else:
