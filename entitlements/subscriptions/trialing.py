@@ -41,7 +41,11 @@ from entitlements.subscriptions.records import (
     raise_future,
     refuse_while_unsettled,
 )
-from entitlements.subscriptions.request import ChangeRequest, TrialRequest
+from entitlements.subscriptions.request import (
+    REASON_LENGTH_AT_MOST,
+    ChangeRequest,
+    TrialRequest,
+)
 from entitlements.subscriptions.service import Caller, ChangeService
 from entitlements.subscriptions.settlement import Committed
 from entitlements.subscriptions.state import CustomerState, Trial, TrialStatus
@@ -55,7 +59,6 @@ from entitlements.subscriptions.tried import end_trial, extended
 
 CRITERIA_AT_MOST = 20
 CRITERION_LENGTH_AT_MOST = 500
-REASON_LENGTH_AT_MOST = 2000
 EXTENSION_DAYS_AT_MOST = 30
 TRIAL_DAYS_AT_MOST = 90
 """How long a trial may come to be by being extended."""

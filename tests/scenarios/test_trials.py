@@ -23,6 +23,10 @@ one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True
 END = "2026-03-15T12:00:00Z"  # 14 days after START
 
 
+UNLOCKS = """{ access(customerId: "acme", featureId: "dashboards") { unlocks {
+  trialDays package { id } } } }"""
+
+
 async def _with_plan(api: Api, card: str | None = "pm_card_visa", plan: str = "starter") -> None:
     await api.create_customer("acme", card)
     done = await api.change("start", customerId="acme", planId=plan)
@@ -46,6 +50,10 @@ async def test_an_add_on_is_tried_at_once_and_bought_at_its_end_on_the_next_invo
 ) -> None:
     await _with_plan(api)
     assert not (await api.access("acme", "dashboards"))["allowed"]
+    remedies = await api.ask(UNLOCKS)
+    offered = {u["package"]["id"]: u["trialDays"] for u in remedies["access"]["unlocks"]}
+    assert offered["advanced-analytics"] == 14
+    assert offered["growth-pack"] is None
     criteria = ["Ten dashboards are in use"]
     started = await api.start_trial(
         "try", customerId="acme", packageId="advanced-analytics", successCriteria=criteria
