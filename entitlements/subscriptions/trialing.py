@@ -24,7 +24,6 @@ from entitlements.kernel.errors import (
     TrialNotAvailable,
     ValidationFailed,
 )
-from entitlements.kernel.ids import new_id
 from entitlements.kernel.period import Interval
 from entitlements.notices import outbox
 from entitlements.notices.events import Event
@@ -203,8 +202,16 @@ class Trials:
         async def quoted() -> Quote:
             return await self._quoting.quote(customer_id, request, Authority.STAFF)
 
-        # Its own key: whoever repeats it finds the trial given up, or the change under way.
-        await self._changes.do(caller, customer_id, "cancelTrial", new_id("key"), trial.id, quoted)
+        # Whoever repeats it gets the answer of the first try, unless that one failed.
+        failed = select(func.count()).where(
+            ChangeRow.customer_id == customer_id,
+            ChangeRow.mutation == "cancelTrial",
+            ChangeRow.idempotency_key.startswith(f"{trial.id}:", autoescape=True),
+            ChangeRow.status == "failed",
+        )
+        async with self._database.read() as session:
+            key = f"{trial.id}:{await session.scalar(failed)}"
+        await self._changes.do(caller, customer_id, "cancelTrial", key, trial.id, quoted)
 
     async def extend(self, caller: Caller, trial_id: str, days: int, reason: str) -> str:
         """Let a trial end `days` later; the customer's id. Who may is for the caller to know.

@@ -140,6 +140,7 @@ async def test_a_declined_conversion_leaves_the_trial_until_another_card_pays(
     assert (await _invoices(api))[0] == "5000"
 
 
+@one_database
 async def test_a_plan_is_tried_without_a_card_and_leaves_nothing_but_a_reason(
     api: Api, example: Any
 ) -> None:
