@@ -90,7 +90,7 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def on_trial(self) -> bool:
         """Whether all of it is free for now: its trial is the provider's, and so is its end."""
-        return self.status is SubscriptionStatus.TRIALING
+        return self.status is SubscriptionStatus.TRIALING and self.trial_ends_at is not None
 
     def period_at(self, at: datetime) -> Period:
         """The billing period that runs at an instant.
