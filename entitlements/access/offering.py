@@ -38,16 +38,12 @@ class Denial(msgspec.Struct, frozen=True):
 
 
 class Offered(msgspec.Struct, frozen=True):
-    """A remedy and the token that buys it, in the catalog it is sold from.
-
-    `trial_days` is None where no trial of it is open to the customer.
-    """
+    """A remedy and the token that buys it, in the catalog it is sold from."""
 
     catalog: Catalog
     unlock: Unlock
     token: str
     expires_at: datetime
-    trial_days: int | None = None
 
 
 class Offering:

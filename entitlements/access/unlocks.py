@@ -36,7 +36,7 @@ from entitlements.catalog.model import (
 from entitlements.grants.decide import decide
 from entitlements.grants.merge import FeatureGrants, Grants, merge
 from entitlements.grants.sources import sources
-from entitlements.kernel.errors import Conflict, ValidationFailed
+from entitlements.kernel.errors import Conflict, TrialNotAvailable, ValidationFailed
 from entitlements.kernel.period import to_second
 from entitlements.pricing.quantities import counted_features
 from entitlements.pricing.selection import parts_of
@@ -56,13 +56,14 @@ from entitlements.subscriptions.holdings import (
 from entitlements.subscriptions.lines import Book, slots_of
 from entitlements.subscriptions.queue import in_effect
 from entitlements.subscriptions.quote import due_by
-from entitlements.subscriptions.request import ChangeRequest
+from entitlements.subscriptions.request import ChangeRequest, TrialRequest
 from entitlements.subscriptions.state import (
     CustomerState,
     Subscription,
     SubscriptionStatus,
     held_package,
 )
+from entitlements.subscriptions.trials import NotOffered, trial_available
 from entitlements.subscriptions.violations import (
     Used,
     levels_in_use,
@@ -96,6 +97,7 @@ class Unlock(msgspec.Struct, frozen=True, kw_only=True):
 
     `quantity` is 0 where only more of a level is bought; the package is then the one that counts
     it. `request` pins the versions and levels that `plan` brings. `due_now_minor` is after credit.
+    `trial_days`: a trial of the package is open to the customer, and would unlock it, too.
     """
 
     package: AnyPackage
@@ -104,6 +106,7 @@ class Unlock(msgspec.Struct, frozen=True, kw_only=True):
     request: ChangeRequest
     plan: ChangePlan
     due_now_minor: int
+    trial_days: int | None = None
 
     @property
     def recurring_delta_minor(self) -> int:
@@ -246,7 +249,7 @@ class _Search:
             while waiting and (not planned or waiting[0][0] <= planned[0][0][0]):
                 plan(heapq.heappop(waiting)[-1])
             if planned and self._holds(unlock := heapq.heappop(planned)[-1]):
-                yield unlock
+                yield msgspec.structs.replace(unlock, trial_days=self._trial_days(unlock))
 
     def _wishes(self, sold: Sold) -> Iterator[_Wish]:
         """What may help, one package at a time, where there is access or nothing held yet."""
@@ -311,10 +314,12 @@ class _Search:
 
     def _monthly_minor(self, wish: _Wish) -> int | None:
         """What a wish adds to a month, where that is known before it is planned: an add-on's
-        own price, unless it counts a level."""
+        own price, unless it counts a level, or what is held is on trial."""
         held = self._state.live(wish.package.product_id)
         by_level = counted_features(wish.package.charges)
         if held is None or not isinstance(wish.package, AddOn) or wish.levels or by_level:
+            return None
+        if held.on_trial:  # it joins the trial free, or ends it
             return None
 
         def of(quantity: int) -> int:
@@ -359,16 +364,19 @@ class _Search:
             return msgspec.structs.replace(wish, levels={**wish.levels, self._feature.id: level})
         return None
 
+    def _plan(self, request: ChangeRequest) -> ChangePlan:
+        return plan_change(
+            self._catalog,
+            self._state,
+            request,
+            self._at,
+            authority=Authority.CUSTOMER,
+            levels_in_use=self._levels_in_use,
+        )
+
     def _planned(self, request: ChangeRequest) -> ChangePlan | None:
         try:
-            plan = plan_change(
-                self._catalog,
-                self._state,
-                request,
-                self._at,
-                authority=Authority.CUSTOMER,
-                levels_in_use=self._levels_in_use,
-            )
+            plan = self._plan(request)
         except (ValidationFailed, Conflict):
             return None
         refused = plan.waits or plan.approval_required or plan.direction not in _GAINS
@@ -454,6 +462,17 @@ class _Search:
         then = after_change(self._catalog, self._state, unlock.plan)
         allowed = self._allows(grants_of(self._catalog, then, self._at))
         return not worse and allowed and not self._counts_more(unlock.plan, then)
+
+    def _trial_days(self, unlock: Unlock) -> int | None:
+        """How long trying the package would turn the answer into yes; None where it would not."""
+        terms = trial_available(self._catalog, self._state, unlock.package.id, self._at)
+        if isinstance(terms, NotOffered) or unlock.quantity == 0:
+            return None
+        try:
+            plan = self._plan(ChangeRequest(trial=TrialRequest(package_id=unlock.package.id)))
+        except (ValidationFailed, Conflict, TrialNotAvailable):
+            return None
+        return terms.days if self._allows(self._after(plan)) else None
 
     def _counts_more(self, plan: ChangePlan, then: CustomerState) -> bool:
         """Whether use would be counted from further back, so that the limit may be reached."""

@@ -176,9 +176,12 @@ class Unlock:
         unlock = self.offered.unlock
         return money(unlock.recurring_delta_minor, unlock.plan.currency)
 
-    @strawberry.field(description="Days of the trial that is open to this customer; null: none.")
+    @strawberry.field(
+        description="Days of the trial (`startTrial`) that is open to this customer and would do "
+        "as well; null: none."
+    )
     def trial_days(self) -> int | None:
-        return self.offered.trial_days
+        return self.offered.unlock.trial_days
 
     @strawberry.field(
         description="`commitChange` takes it, at `dueNow` to the minor unit a line. A newer "

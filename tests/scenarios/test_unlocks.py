@@ -51,6 +51,7 @@ async def test_a_denial_says_what_to_buy_and_one_click_buys_it_at_that_price(
         ("growth-pack", 1, 13243, 19550),
         ("advanced-analytics", 1, 13548, 20000),
     ]
+    assert [u["trialDays"] for u in found] == [None, 14]
     assert len(traffic.calls) == calls, "priced without a call to the provider"
     assert found[0]["expiresAt"] == format_instant(services.clock.now() + timedelta(minutes=15))
 
@@ -190,6 +191,30 @@ async def test_what_the_provider_would_charge_otherwise_is_not_charged_by_an_off
     assert stale["__typename"] == "QuoteStale"
     assert stale["quote"]["dueNow"] == {"amountMinor": "1600"}
     assert len((await api.customer("acme"))["invoices"]["nodes"]) == 1
+
+
+@on_sqlite
+@pytest.mark.usefixtures("example")
+async def test_during_a_trial_what_may_be_tried_joins_it_free_and_is_offered_first(
+    api: Api, services: Services
+) -> None:
+    await api.create_customer("acme")
+    tried = await api.start_trial("try", customerId="acme", packageId="professional")
+    assert tried["__typename"] == "TrialStarted"
+    joins, ends = await api.unlocks("acme", "dashboards")
+    assert said([joins]) == [("advanced-analytics", 1, 0, 20000)]
+    assert joins["trialDays"] == 14
+    # What cannot be tried is bought, and ends the trial: the plan is paid for with it.
+    assert said([ends]) == [("growth-pack", 1, 9900 + 19550, 19550)]
+    assert ends["trialDays"] is None
+
+    joined = await api.commit(joins["offerToken"], "join")
+
+    assert joined["__typename"] == "ChangeCommitted"
+    assert (await api.access("acme", "dashboards"))["allowed"]
+    customer = await api.customer("acme")
+    assert customer["subscriptions"][0]["status"] == "TRIALING"
+    assert {i["total"]["amountMinor"] for i in customer["invoices"]["nodes"]} <= {"0"}
 
 
 FEATURES = ("dashboards", "workflows", "sso", "audit-log", "exports", "lead-scoring",
