@@ -153,7 +153,10 @@ def test_the_cheapest_package_that_helps_is_the_first_and_none_is_offered_in_vai
     if allows(grants_of(sold, state, LATER), sold, check, used):
         assert not found
     else:
-        assert [price(u.plan, state) for u in found[:1]] == sorted(best)[:1], best
+        assert [price(u.plan, state) for u in found[:1]] == sorted(best)[:1], (
+            best,
+            [u.request for u in found],
+        )
 
 
 def may_be_offered(
@@ -223,7 +226,8 @@ def test_in_arrears_and_while_paused_nothing_of_the_product_is_offered() -> None
     assert [u.package.id for u in unlocks(WORKSPACE, state, check, {}, AT)] == ["analytics"]
     for status in SubscriptionStatus:
         [held] = state.subscriptions
-        now = msgspec.structs.replace(held, status=status)
+        ends_at = LATER if status is SubscriptionStatus.TRIALING else None
+        now = msgspec.structs.replace(held, status=status, trial_ends_at=ends_at)
         found = unlocks(
             WORKSPACE, msgspec.structs.replace(state, subscriptions=(now,)), check, {}, AT
         )
