@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from entitlements.access.service import Check
 from entitlements.access.unlocks import Unlock, unlocks
-from entitlements.catalog.model import AddOn, Bundle, Catalog, FeatureKind, Plan
+from entitlements.catalog.model import AddOn, Bundle, Catalog, FeatureKind, GrantMode, Plan
 from entitlements.grants.decide import decide
 from entitlements.grants.merge import Grants
 from entitlements.kernel.errors import ValidationFailed
+from entitlements.pricing.selection import parts_of
 from entitlements.subscriptions.change import Authority, ChangeDirection, ChangePlan, plan_change
 from entitlements.subscriptions.composition import add_ons_held
 from entitlements.subscriptions.holdings import after_change, grants_of
@@ -86,28 +87,35 @@ def checks(draw: st.DrawFn) -> tuple[Check, dict[str, Used]]:
     return Check(feature, quantity, at_least), used
 
 
-def wanted(sold: Catalog, state: CustomerState, in_use: int) -> Iterator[list[ChangeRequest]]:
-    """Every package, with ever more of it, and with ever more seats where it counts them."""
+def wanted(
+    sold: Catalog, state: CustomerState, check: Check, in_use: int
+) -> Iterator[list[ChangeRequest]]:
+    """Every package: with ever more of it where each adds to the limit, else with ever more seats,
+    as far as they are sold; and the seats alone."""
     held = state.live(PRODUCT)
     add_ons = add_ons_held(sold, held.items) if held else {}
     bundles = {i.package_id: i.quantity for i in held.items} if held else {}
     seats = held.quantities.get("seats", 0) if held else max(in_use - 1, 0)
     levels = [{"seats": n} for n in range(seats + 1, seats + 2 * MOST)]
     for package in sold.current.values():
-        if isinstance(package, Plan):
-            bare = ChangeRequest(plan_id=package.id)
-            yield [bare, *(msgspec.structs.replace(bare, quantities=level) for level in levels)]
-        elif isinstance(package, AddOn):
-            numbers = [add_ons.get(package.id, 0) + n for n in range(1, MOST)]
-            counts = any(c.quantity_feature == "seats" for c in package.charges)
-            yield [
-                ChangeRequest(add_ons={package.id: n}, quantities=level)
-                for n in numbers
-                for level in ([{}, *levels] if counts else [{}])
-            ]
+        adds = any(
+            e.mode is GrantMode.ADD and e.feature_id == check.feature_id
+            for part in parts_of(sold, package)
+            for e in part.package.entitlements
+        )
+        bare = [
+            ChangeRequest(plan_id=package.id)
+            if isinstance(package, Plan)
+            else ChangeRequest(add_ons={package.id: add_ons.get(package.id, 0) + n})
+            if isinstance(package, AddOn)
+            else ChangeRequest(bundles={package.id: bundles.get(package.id, 0) + n})
+            for n in range(1, MOST)
+        ]
+        if adds:
+            yield bare
         else:
-            numbers = [bundles.get(package.id, 0) + n for n in range(1, MOST)]
-            yield [ChangeRequest(bundles={package.id: n}) for n in numbers]
+            more = [msgspec.structs.replace(bare[0], quantities=level) for level in levels]
+            yield [bare[0], *more]
     if "seats" in (held.quantities if held else {}):
         yield [ChangeRequest(product_id=PRODUCT, quantities=level) for level in levels]
 
@@ -143,7 +151,7 @@ def test_the_cheapest_package_that_helps_is_the_first_and_none_is_offered_in_vai
     for unlock in found:
         accepted(sold, state, unlock, check, used)
     best = {}
-    for wishes in wanted(sold, state, used["seats"].quantity):
+    for wishes in wanted(sold, state, check, used["seats"].quantity):
         for request in wishes:
             plan = planned(sold, state, request, used)
             if plan is not None and gives(sold, state, plan, check, used):
