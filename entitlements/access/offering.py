@@ -14,16 +14,14 @@ from entitlements.access.unlocks import (
     sold_by_feature,
     unlocks,
 )
-from entitlements.catalog.model import Catalog, TrialTerms
+from entitlements.catalog.model import Catalog
 from entitlements.kernel.clock import Clock
 from entitlements.kernel.errors import Unavailable
 from entitlements.storage.engine import is_unreachable
 from entitlements.storage.unit_of_work import Database
-from entitlements.subscriptions.queue import in_effect, is_renewing
+from entitlements.subscriptions.queue import is_renewing
 from entitlements.subscriptions.quoting import Quoting
 from entitlements.subscriptions.records import unsettled_change
-from entitlements.subscriptions.state import CustomerState
-from entitlements.subscriptions.trials import trial_available
 
 DENIALS_AT_MOST = 10
 """For how many denials of one request remedies are looked for."""
@@ -111,7 +109,7 @@ class Offering:
 
         found = await asyncio.to_thread(search)  # others are answered meanwhile
         return {
-            denial: [self._offered(known, unlock, at) for unlock in chosen]
+            denial: [self._offered(known, unlock) for unlock in chosen]
             for denial, chosen in found.items()
         }
 
@@ -120,18 +118,7 @@ class Offering:
             self._sold = (catalog, sold_by_feature(catalog))
         return self._sold[1]
 
-    def _offered(self, known: Known, unlock: Unlock, at: datetime) -> Offered:
-        state = known.snapshot.state
-        assert state is not None
-        token, expires_at = self._quoting.offer(state, unlock.request, unlock.plan)
-        days = _trial_days(known.catalog, state, unlock, at)
-        return Offered(known.catalog, unlock, token, expires_at, days)
-
-
-def _trial_days(catalog: Catalog, state: CustomerState, unlock: Unlock, at: datetime) -> int | None:
-    """How long what is offered may be tried instead, where one of it is enough."""
-    if unlock.quantity != 1:
-        return None
-    then = in_effect(catalog, state, at)
-    terms = trial_available(catalog, then, unlock.package.id, at)
-    return terms.days if isinstance(terms, TrialTerms) else None
+    def _offered(self, known: Known, unlock: Unlock) -> Offered:
+        assert known.snapshot.state is not None
+        token, expires_at = self._quoting.offer(known.snapshot.state, unlock.request, unlock.plan)
+        return Offered(known.catalog, unlock, token, expires_at)
