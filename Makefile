@@ -3,6 +3,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PORT ?= 8000
+# Tests wait for as long as they work: two of them share a core.
+WORKERS = $(shell $(PYTHON) -c 'import os; print(2 * os.cpu_count())')
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -11,10 +13,10 @@ run: .venv/run ## Serve the demo on 127.0.0.1:8000, its data in ./var
 	@exec $(BIN)/entitlements demo --port $(PORT)
 
 test: .venv/dev ## Run every test, on SQLite and PostgreSQL
-	$(BIN)/pytest -n auto
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal
 
 soak: .venv/dev ## Every fault at every call, every death, 10,000 webhooks, random lives; an hour or more
-	$(BIN)/pytest -n auto -v --soak tests/faults
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal -v --soak tests/faults
 
 bench: .venv/dev ## Measure, and print tables; some minutes
 	PYTHONPATH=. $(BIN)/python tests/bench/bench_catalog.py
