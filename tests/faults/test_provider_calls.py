@@ -58,6 +58,6 @@ async def test_a_key_that_was_used_for_another_request_is_told_and_not_a_fault_o
     provider: StripeProvider = services.payments
     customer = BillingCustomer(id="acme", key="cus_1", name=None, email=None, provider_id=None)
     made = await provider.ensure_customer(customer)
-    await provider.start_checkout("key", made.id, "usd", "http://localhost/one")
+    await provider.put_customer("key", made.id, name="One", email=None)
     with pytest.raises(PaymentProviderUnavailable, match="knows another request"):
-        await provider.start_checkout("key", made.id, "usd", "http://localhost/two")
+        await provider.put_customer("key", made.id, name="Two", email=None)
