@@ -89,9 +89,14 @@ async def seal(session: AsyncSession, signer: Signer) -> tuple[Seal | None, bool
 
 
 async def is_due(session: AsyncSession) -> bool:
-    """Whether the newest seal is older than an hour, or there is none."""
+    """Whether something was written since the newest seal, and that is an hour old."""
     newest = await session.scalar(select(func.max(AuditSealRow.at)))
-    return newest is None or wall_now() - newest >= EVERY
+    if newest is not None and wall_now() - newest < EVERY:
+        return False
+    written = select(AuditEntryRow.id).limit(1)
+    if newest is not None:
+        written = written.where(AuditEntryRow.id >= first_id_at("aud", newest))
+    return await session.scalar(written) is not None
 
 
 async def _heads(session: AsyncSession, since: datetime | None) -> dict[str, Any]:

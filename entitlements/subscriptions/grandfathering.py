@@ -119,6 +119,7 @@ def terms_at(
     From $100 to $150 at no more than 20 % a renewal takes three: $120, $144, $150.
 
     >>> from datetime import UTC
+    >>> from entitlements.kernel.money import round_half_away
     >>> policy = Policy(package_id="pro", price=GrandfatherPolicy.AT_RENEWAL, renewals=1,
     ...     max_increase_percent=Decimal(20))
     >>> said = [PublishedPolicy(
@@ -128,7 +129,7 @@ def terms_at(
     >>> price = {1: Fraction(10000), 2: Fraction(15000)}
     >>> for renewal in islice(renewals_after(first, said[0].published_at), 4):
     ...     held = terms_at(held, said, first, renewal, price.__getitem__, renewal=True)
-    ...     paid.append(round(price[held.version] * Fraction(held.price_factor)))
+    ...     paid.append(round_half_away(price[held.version] * Fraction(held.price_factor)))
     >>> paid
     [12000, 14400, 15000, 15000]
     """
