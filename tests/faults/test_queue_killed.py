@@ -1,13 +1,12 @@
 """The service is killed while a change is scheduled: once it is back, it is planned once."""
 
-import asyncio
 import contextlib
 
 import httpx
 import pytest
 
 from tests.events import events_of
-from tests.faults.test_kill import killer, publish_example, serving
+from tests.faults.test_kill import committed, killer, publish_example, serving
 
 
 @pytest.mark.parametrize("path", ["/v1/subscription_schedules", "/v1/subscription_schedules/sub_"])
@@ -27,12 +26,7 @@ async def test_killed_while_the_provider_is_told_what_waits(
             await process.wait()
 
         async with serving(database_url, provider_url) as (_, api):
-            answer = await api.commit(quote["token"], "deadly")
-            for _ in range(200):  # its lease has to run out first
-                if answer["__typename"] == "ChangeCommitted":
-                    break
-                await asyncio.sleep(0.5)
-                answer = await api.commit(quote["token"], "deadly")
+            answer = await committed(api, quote["token"], "deadly")
             assert answer["change"]["status"] == "SCHEDULED", answer
             [held] = (await api.customer("acme"))["subscriptions"]
             assert len(held["scheduledChanges"]) == 1
