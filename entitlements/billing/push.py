@@ -5,8 +5,6 @@ stopped, and a second one has nothing to do. What was edited there by hand (drif
 same comparison: on what we make we write what we said of it.
 """
 
-import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any
@@ -26,6 +24,7 @@ from entitlements.billing.prices import (
 )
 from entitlements.billing.sdk import provider_errors
 from entitlements.billing.tables import ProviderPriceRow
+from entitlements.billing.transport import each
 from entitlements.catalog.model import AnyPackage, Catalog
 from entitlements.kernel.ids import new_id
 from entitlements.kernel.period import Interval
@@ -39,7 +38,6 @@ from entitlements.subscriptions.tables import (
     TrialRow,
 )
 
-CONCURRENCY = 8
 PRODUCTS_PER_CALL = 100
 
 
@@ -340,7 +338,7 @@ class CatalogPush:
         try:
             async with provider_errors():
                 for step in STEPS:
-                    await _each([a for a in plan.actions if a.kind in step], do)
+                    await each([a for a in plan.actions if a.kind in step], do)
         finally:
             await self._prices.remember(made, anew=True)
         return refused
@@ -396,8 +394,8 @@ class CatalogPush:
             prices.extend([_found_price(price) async for price in page.auto_paging_iter()])
 
         chunks = range(0, len(ids), PRODUCTS_PER_CALL)
-        await _each([ids[n : n + PRODUCTS_PER_CALL] for n in chunks], read_products)
-        await _each(list(products), read_prices)
+        await each([ids[n : n + PRODUCTS_PER_CALL] for n in chunks], read_products)
+        await each(list(products), read_prices)
         return Found(products, prices, await self._remembered(packages))
 
     async def _remembered(self, packages: Sequence[str]) -> Mapping[str, str]:
@@ -462,22 +460,3 @@ def _found_price(price: stripe.Price) -> FoundPrice:
 def _known(provider_id: str | None) -> str:
     assert provider_id is not None
     return provider_id
-
-
-async def _each(things: Sequence[Any], do: Callable[[Any], Awaitable[None]]) -> None:
-    """Do something with each, a few at a time. The first fault ends it."""
-    waiting = iter(things)
-
-    async def work() -> None:
-        for thing in waiting:
-            await do(thing)
-
-    workers = [asyncio.create_task(work()) for _ in range(min(CONCURRENCY, len(things)))]
-    try:
-        await asyncio.gather(*workers)
-    finally:
-        for worker in workers:
-            worker.cancel()
-        for worker in workers:
-            with contextlib.suppress(asyncio.CancelledError, Exception):
-                await worker

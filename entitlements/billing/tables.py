@@ -36,7 +36,8 @@ class WebhookEventRow(Base):
     object_id: Mapped[str | None] = mapped_column(String(255))
     customer_provider_id: Mapped[str | None] = mapped_column(String(255), index=True)
     received_at: Mapped[datetime] = mapped_column(Instant)
-    status: Mapped[str] = mapped_column(String(16))  # received | done | ignored | drift | failed
+    # received | leased | done | ignored | drift | failed
+    status: Mapped[str] = mapped_column(String(16))
     due_at: Mapped[datetime] = mapped_column(Instant)  # wall time: next try, or lease's end
     attempts: Mapped[int] = mapped_column(default=0)
     error: Mapped[str | None] = mapped_column(Text)

@@ -1,9 +1,10 @@
 """The inbox: an event is verified, stored once by its id, answered, and applied afterwards.
 
 What is applied is never the event but the object's present state, fetched then: so events may
-come late, twice and in any order.
+come late, twice and in any order, and all that wait for one customer are applied as one.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Annotated, Any
@@ -12,23 +13,35 @@ import msgspec
 import stripe
 import structlog
 from prometheus_client import Counter
-from sqlalchemy import func, or_, select
+from sqlalchemy import ColumnElement, and_, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import aliased
 
 from entitlements.billing.push import CatalogPush
 from entitlements.billing.tables import WebhookEventRow
+from entitlements.billing.transport import each
 from entitlements.kernel.clock import Clock, wall_now
 from entitlements.kernel.errors import ServiceError
 from entitlements.storage.unit_of_work import Database
+from entitlements.subscriptions.leases import LEASE, kept_alive
 from entitlements.subscriptions.sync import ProviderSync
 
 log = structlog.get_logger()
 
 TOLERANCE = timedelta(minutes=5)
-LEASE = timedelta(seconds=60)
 RETRY_AFTER = timedelta(seconds=2)
 RETRY_AT_MOST = timedelta(minutes=10)
 ATTEMPTS = 20
+
+STORED_AT_ONCE = 500
+CUSTOMERS_LEASED = 32
+EVENTS_LOOKED_AT = 500
+"""Of those that are due the oldest: whose they are is leased."""
+
+EVENTS_LEASED = 1_000
+WAITING = ("received", "leased")
+"""The statuses of what is still to be applied."""
 
 UNKNOWN_CUSTOMER = "no customer of ours"
 NOT_OURS = "not of our catalog"
@@ -146,6 +159,8 @@ class Webhooks:
         self._catalog_push = catalog_push
         self._secret = secret
         self._livemode = livemode
+        self._to_store: list[tuple[dict[str, Any], asyncio.Future[None]]] = []
+        self._storing: asyncio.Task[None] | None = None
 
     async def receive(self, payload: bytes, signature: str) -> str:
         """Store an event, once; its id. Raises `InvalidWebhook` and stores nothing."""
@@ -154,15 +169,42 @@ class Webhooks:
         return event.id
 
     async def _store(self, event: StoredEvent) -> None:
+        """Whatever comes while a transaction stores others is stored together, in the next one."""
         row = msgspec.structs.asdict(event) | {
             "received_at": self._clock.now(),
             "status": "received" if event.type in HANDLED else "ignored",
             "due_at": wall_now(),
             "attempts": 0,
         }
+        stored = asyncio.get_running_loop().create_future()
+        self._to_store.append((row, stored))
+        if self._storing is None:
+            self._storing = asyncio.create_task(self._store_what_came())
+        await stored
+
+    async def _store_what_came(self) -> None:
         insert = postgresql.insert if self._database.is_postgresql else sqlite.insert
-        async with self._database.write() as session:
-            await session.execute(insert(WebhookEventRow).values(row).on_conflict_do_nothing())
+        table = WebhookEventRow.metadata.tables[WebhookEventRow.__tablename__]
+        statement = insert(table).on_conflict_do_nothing()
+        while self._to_store:
+            batch = self._to_store[:STORED_AT_ONCE]
+            del self._to_store[:STORED_AT_ONCE]
+            # In one order everywhere: two processes that are sent the same never wait in a circle.
+            rows = sorted((row for row, _ in batch), key=lambda row: row["id"])
+            fault: Exception | None = None
+            try:
+                async with self._database.write() as session:
+                    await session.execute(statement, rows)
+            except Exception as error:
+                fault = error
+            for _, stored in batch:
+                if stored.cancelled():
+                    continue
+                if fault is None:
+                    stored.set_result(None)
+                else:
+                    stored.set_exception(fault)
+        self._storing = None
 
     def _verified(self, payload: bytes, signature: str) -> _Event:
         """The event, where the signature is ours and its time is near (both ways)."""
@@ -216,46 +258,91 @@ class Webhooks:
         await self._store(event)
         async with self._database.write() as session:
             row = await session.get_one(WebhookEventRow, event.id, with_for_update=True)
-            row.status, row.attempts, row.due_at = "received", 1, wall_now() + LEASE
-        await self._apply(row.customer_provider_id, [row])
+            row.status, row.attempts, row.due_at = "leased", 1, wall_now() + LEASE
+        await self._apply_leased([row])
         async with self._database.read() as session:
             return (await session.get_one(WebhookEventRow, event.id)).status
 
-    async def work(self, limit: int = 200) -> int:
-        """Apply what is due: one fetch per customer, however many events. How many were done."""
-        events = await self._take(limit)
+    async def work(self, customers: int = CUSTOMERS_LEASED) -> int:
+        """Apply what is due, of so many customers. How many events were looked at.
+
+        Each customer is fetched once, however many events wait, and a few at the same time.
+        """
+        async with self._database.write() as session:
+            events = await self._leased(session, customers)
+        if events:
+            await self._apply_leased(events)
+        return len(events)
+
+    async def _leased(self, session: AsyncSession, customers: int) -> Sequence[WebhookEventRow]:
+        """What is due and nobody has leased, of the customers whose events are due longest.
+
+        All that is due of a customer goes to one process, and no more until that is done: others
+        would fetch the same, and one would get in the other's way.
+        """
+        now = wall_now()
+        event, other = WebhookEventRow, aliased(WebhookEventRow)
+        lapsed = select(event.id).where(event.status == "leased", event.due_at <= now)
+        await session.execute(  # whoever had leased it has died
+            update(event)
+            .where(event.id.in_(lapsed.with_for_update(skip_locked=True)))
+            .values(status="received")
+            .execution_options(synchronize_session=False)
+        )
+        due = and_(event.status == "received", event.due_at <= now)
+        elsewhere = select(other.id).where(
+            other.customer_provider_id == event.customer_provider_id, other.status == "leased"
+        )
+        oldest = await session.execute(
+            select(event.id, event.customer_provider_id)
+            .where(due, ~elsewhere.exists())
+            .order_by(event.due_at)
+            .limit(EVENTS_LOOKED_AT)
+        )
+        of_nobody: list[str] = []
+        of_customers: dict[str, None] = {}
+        for id, customer in oldest:
+            if customer is None:
+                of_nobody.append(id)
+            elif len(of_customers) < customers:
+                of_customers[customer] = None
+        if not of_nobody and not of_customers:
+            return []
+        chosen = or_(event.id.in_(of_nobody), event.customer_provider_id.in_(of_customers))
+        free = select(event.id).where(due, chosen).limit(EVENTS_LEASED)
+        leased = await session.scalars(
+            update(event)
+            .where(event.id.in_(free.with_for_update(skip_locked=True)))
+            .values(status="leased", due_at=now + LEASE, attempts=event.attempts + 1)
+            .returning(event)
+            .execution_options(synchronize_session=False)
+        )
+        return leased.all()
+
+    async def _apply_leased(self, events: Sequence[WebhookEventRow]) -> None:
         by_subject: dict[tuple[bool, str | None], list[WebhookEventRow]] = {}
         for event in events:
             subject = (event.type.startswith(OF_THE_CATALOG), event.customer_provider_id)
             by_subject.setdefault(subject, []).append(event)
-        for (_, customer_provider_id), theirs in by_subject.items():
-            await self._apply(customer_provider_id, theirs)
-        return len(events)
+        mine = WebhookEventRow.id.in_([event.id for event in events])
+        async with kept_alive(lambda: self._renew(mine)):
+            await each(list(by_subject.values()), self._apply)
 
-    async def _take(self, limit: int) -> Sequence[WebhookEventRow]:
-        """Lease what is due to this process; others pass over it."""
-        now = wall_now()
+    async def _renew(self, mine: ColumnElement[bool]) -> None:
         async with self._database.write() as session:
-            query = (
-                select(WebhookEventRow)
-                .where(WebhookEventRow.status == "received", WebhookEventRow.due_at <= now)
-                .order_by(WebhookEventRow.due_at)
-                .limit(limit)
-                .with_for_update(skip_locked=True)
+            await session.execute(
+                update(WebhookEventRow)
+                .where(mine, WebhookEventRow.status == "leased")
+                .values(due_at=wall_now() + LEASE)
+                .execution_options(synchronize_session=False)
             )
-            events = (await session.scalars(query)).all()
-            for event in events:
-                event.due_at = now + LEASE
-                event.attempts += 1
-        return events
 
-    async def _follow(
-        self, customer_provider_id: str | None, events: Sequence[WebhookEventRow]
-    ) -> Mapping[str, str]:
+    async def _follow(self, events: Sequence[WebhookEventRow]) -> Mapping[str, str]:
         """Bring the customer whom events are about in line; what to say of each, by its id."""
         for event in events:
             if event.type == "checkout.session.completed" and event.object_id:
                 await self._sync.checkout(event.object_id)
+        customer_provider_id = events[0].customer_provider_id
         if customer_provider_id is None or not await self._sync.customer(customer_provider_id):
             log.warning("webhook_of_unknown_customer", customer=customer_provider_id)
             return {event.id: UNKNOWN_CUSTOMER for event in events}
@@ -271,9 +358,7 @@ class Webhooks:
                 log.warning("provider_drift", object=object_id, what=words)
         return {event.id: drift.get(event.object_id or "", NOT_OURS) for event in events}
 
-    async def _apply(
-        self, customer_provider_id: str | None, events: Sequence[WebhookEventRow]
-    ) -> None:
+    async def _apply(self, events: Sequence[WebhookEventRow]) -> None:
         """Do what events about one customer, or about the catalog, ask for; say how they ended."""
         said: Mapping[str, str] = {}
         fault: str | None = None
@@ -281,24 +366,30 @@ class Webhooks:
             if events[0].type.startswith(OF_THE_CATALOG):
                 said = await self._compare(events)
             else:
-                said = await self._follow(customer_provider_id, events)
+                said = await self._follow(events)
         except ServiceError as refused:
             fault = f"{refused.code}: {refused.message}"
         except Exception as error:
             log.exception("webhook_failed", events=[event.id for event in events])
             fault = type(error).__name__
-        ids = [event.id for event in events]
+        ended: dict[_End, list[str]] = {}
+        for event in events:
+            if fault is not None:
+                end = _End.of_fault(event.attempts, fault)
+            else:
+                end = _End.of(said.get(event.id) or None)
+            ended.setdefault(end, []).append(event.id)
+        now = wall_now()
         async with self._database.write() as session:
-            rows = await session.scalars(select(WebhookEventRow).where(WebhookEventRow.id.in_(ids)))
-            for event in rows:
-                if fault is not None:
-                    event.status = "failed" if event.attempts >= ATTEMPTS else "received"
-                    event.due_at = wall_now() + _backoff(event.attempts)
-                    event.error = fault
-                else:
-                    event.error = said.get(event.id) or None
-                    event.status = _status(event.error)
-                OUTCOMES.labels(_outcome(event)).inc()
+            for end, ids in ended.items():
+                await session.execute(
+                    update(WebhookEventRow)
+                    .where(WebhookEventRow.id.in_(ids), WebhookEventRow.status == "leased")
+                    .values(status=end.status, due_at=now + end.pause, error=end.error)
+                    .execution_options(synchronize_session=False)
+                )
+        for end, ids in ended.items():
+            OUTCOMES.labels(end.outcome).inc(len(ids))
 
     async def to_look_at(self, limit: int = 200) -> Sequence[WebhookEventRow]:
         """Events that an operator should know of, newest first: about nobody of ours, about
@@ -317,16 +408,29 @@ class Webhooks:
             return (await session.scalars(query)).all()
 
 
-def _status(said: str | None) -> str:
-    if said is None:
-        return "done"
-    return "ignored" if said in (UNKNOWN_CUSTOMER, NOT_OURS) else "drift"
+class _End(msgspec.Struct, frozen=True):
+    """How an application of an event ended; `pause` until it is tried again."""
 
+    status: str
+    error: str | None
+    pause: timedelta = timedelta(0)
 
-def _outcome(event: WebhookEventRow) -> str:
-    if event.error == UNKNOWN_CUSTOMER:
-        return "unknown_customer"
-    return "to_be_retried" if event.status == "received" else event.status
+    @classmethod
+    def of(cls, said: str | None) -> "_End":
+        if said is None:
+            return cls("done", None)
+        return cls("ignored" if said in (UNKNOWN_CUSTOMER, NOT_OURS) else "drift", said)
+
+    @classmethod
+    def of_fault(cls, attempts: int, fault: str) -> "_End":
+        status = "failed" if attempts >= ATTEMPTS else "received"
+        return cls(status, fault, _backoff(attempts))
+
+    @property
+    def outcome(self) -> str:
+        if self.error == UNKNOWN_CUSTOMER:
+            return "unknown_customer"
+        return "to_be_retried" if self.status == "received" else self.status
 
 
 def _backoff(attempts: int) -> timedelta:

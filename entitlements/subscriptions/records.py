@@ -482,7 +482,9 @@ async def mirror_invoice(
     row.amount_due_minor = provided.amount_due_minor
     row.amount_paid_minor = provided.amount_paid_minor
     row.hosted_url = provided.hosted_url
-    row.lines = msgspec.to_builtins(provided.lines)
+    lines = msgspec.to_builtins(list(provided.lines))
+    if row.lines != lines:
+        row.lines = lines
     await session.flush()
     return row
 

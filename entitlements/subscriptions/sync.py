@@ -1,5 +1,6 @@
 """What the provider tells: renewals, failed payments, ends, cards. Pulled, not read off events."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 
@@ -79,13 +80,13 @@ class ProviderSync:
             ).all()
             since = None if whole else await _open_since(session, customer_id)
         catalog = await self._catalog()
-        customer = await self._payments.customer(customer_provider_id)
-        invoices = await self._payments.invoices(customer_provider_id, since)
-        provided = {
-            s.id: await self._payments.subscription(s.provider_id)
-            for s in subscriptions
-            if s.provider_id
-        }
+        told = {s.id: s.provider_id for s in subscriptions if s.provider_id}
+        customer, invoices, there = await asyncio.gather(
+            self._payments.customer(customer_provider_id),
+            self._payments.invoices(customer_provider_id, since),
+            asyncio.gather(*map(self._payments.subscription, told.values())),
+        )
+        provided = dict(zip(told, there, strict=True))
         async with self._database.write() as session:
             row = await locked_customer(session, customer_id)
             if row.revision != revision:

@@ -28,6 +28,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from entitlements.audit.ledger import Actor
 from entitlements.billing.tables import WebhookEventRow
+from entitlements.billing.webhooks import WAITING
 from entitlements.catalog import examples
 from entitlements.catalog.document import read
 from entitlements.kernel.period import add_months
@@ -135,7 +136,7 @@ async def _posted(services: Services, url: str, payloads: list[bytes]) -> Measur
 
 
 async def _waiting(services: Services) -> int:
-    waiting = select(func.count()).where(WebhookEventRow.status == "received")
+    waiting = select(func.count()).where(WebhookEventRow.status.in_(WAITING))
     async with services.database.read() as session:
         return await session.scalar(waiting) or 0
 

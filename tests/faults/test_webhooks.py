@@ -1,14 +1,17 @@
 """Whatever is posted to the webhook, what is stored follows what the provider says when asked."""
 
+import asyncio
 import json
 import random
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
 from entitlements.billing.tables import WebhookEventRow
+from entitlements.kernel.clock import wall_now
 from entitlements.services import Services
 from entitlements.storage.base import Base
 from tests.api import Api
@@ -16,6 +19,7 @@ from tests.conftest import START
 from tests.events import events_of, post, signed
 from tests.faults.operations import Operation, prepared
 from tests.faults.world import World, opened, provider
+from tests.provider_traffic import Traffic
 
 
 def paid(customer: str) -> dict[str, Any]:
@@ -120,7 +124,7 @@ async def test_webhooks_in_any_order_and_repeated_end_as_in_order_and_once(
             chance.shuffle(shuffled)
             for begin in range(0, len(shuffled), 50):
                 await in_disorder.post_events(shuffled[begin : begin + 50])
-                await in_disorder.services.webhooks.work(limit=chance.randint(1, 50))
+                await in_disorder.services.webhooks.work(customers=chance.randint(1, 3))
             await in_disorder.drain_inbox()
 
         assert len(told) >= (EVENTS_IN_A_SOAK if soak else 100)
@@ -196,3 +200,50 @@ async def test_an_event_of_a_customer_that_is_not_ours_is_kept_and_left_alone(
         row = (await session.scalars(select(WebhookEventRow))).one()
     assert (row.status, row.error) == ("ignored", "no customer of ours")
     assert await services.webhooks.work() == 0
+
+
+# ── whose turn it is ─────────────────────────────────────────────────────────
+
+
+async def test_all_that_waits_for_a_customer_is_fetched_once_and_by_one_process(
+    api: Api, services: Services, traffic: Traffic, sandbox_url: str, example: Any
+) -> None:
+    for customer in ("acme", "bolt"):
+        await api.create_customer(customer)
+        await api.change("start", customerId=customer, planId="starter")
+    told = await events_of(sandbox_url)
+    await asyncio.gather(*(post(api, event) for event in told * 2))
+    assert await stored(services) == len(told)
+
+    of_acme, of_bolt = [
+        WebhookEventRow.customer_provider_id == event["data"]["object"]["id"]
+        for event in told
+        if event["type"] == "customer.created"
+    ]
+
+    async def statuses(whose: Any) -> set[str]:
+        waited_for = WebhookEventRow.status != "ignored"
+        async with services.database.read() as session:
+            return set(
+                await session.scalars(select(WebhookEventRow.status).where(whose, waited_for))
+            )
+
+    async with services.database.write() as session:  # another process has begun with one
+        row = await session.scalar(
+            select(WebhookEventRow).where(of_acme).order_by(WebhookEventRow.status.desc()).limit(1)
+        )
+        assert row is not None
+        assert row.status == "received"
+        row.status, row.due_at = "leased", wall_now() + timedelta(minutes=1)
+    before = len(traffic.calls)
+    assert await services.webhooks.work() > 5
+    fetched = [call.path for call in traffic.calls[before:]]
+    assert len(fetched) == 3, fetched
+    assert await statuses(of_bolt) == {"done"}
+    assert await statuses(of_acme) == {"leased", "received"}
+
+    async with services.database.write() as session:  # it has died
+        await session.execute(update(WebhookEventRow).where(of_acme).values(due_at=wall_now()))
+    await services.webhooks.work()
+    assert await statuses(of_acme) == {"done"}
+    assert len(traffic.calls) == before + 6

@@ -21,6 +21,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from entitlements.billing.tables import WebhookEventRow
+from entitlements.billing.webhooks import WAITING
 from entitlements.kernel.clock import SettableClock, wall_now
 from entitlements.kernel.ids import new_id
 from entitlements.server.app import create_app
@@ -96,7 +97,7 @@ class World:
     async def inbox_is_done(self) -> bool:
         query = select(func.count()).select_from(WebhookEventRow)
         async with self.services.database.read() as session:
-            return not await session.scalar(query.where(WebhookEventRow.status == "received"))
+            return not await session.scalar(query.where(WebhookEventRow.status.in_(WAITING)))
 
     async def run_down(self) -> None:
         """A webhook of each type arrives (what it tells is fetched), and the worker works."""
