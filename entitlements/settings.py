@@ -1,5 +1,6 @@
 """Every setting, read from `ENTITLEMENTS_…` in the environment. The README lists them."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
@@ -43,6 +44,13 @@ class Settings(BaseSettings):
 
     snapshots_at_most: int = Field(
         default=10_000, ge=1, description="Of how many customers a process remembers the grants"
+    )
+
+    trusted_documents: Path | None = Field(
+        default=None, description="A JSON file of documents by id, which come by `documentId`"
+    )
+    trusted_documents_only: bool = Field(
+        default=False, description="Publishable keys and customer tokens send no others"
     )
 
     @field_validator("signing_keys", "return_origins", mode="before")

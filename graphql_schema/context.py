@@ -14,6 +14,7 @@ from entitlements.services import Services
 from entitlements.subscriptions.customers import CustomerView
 from entitlements.subscriptions.service import Caller
 from entitlements.subscriptions.violations import Used
+from graphql_schema.documents import Documents
 from graphql_schema.permissions import OVERRIDES, PROVIDER_IDS, Principal
 
 
@@ -34,12 +35,14 @@ class Context:
         principal: Principal,
         request_id: str | None,
         *,
+        documents: Documents | None = None,
         still_good: StillGood = _for_good,
         lasting: bool = False,
     ) -> None:
         self.services = services
         self.principal = principal
         self.request_id = request_id
+        self.documents = documents
         self.still_good = still_good
         self.lasting = lasting
         self._catalog: Catalog | None = None
@@ -51,6 +54,7 @@ class Context:
             self.services,
             self.principal,
             self.request_id,
+            documents=self.documents,
             still_good=self.still_good,
             lasting=self.lasting,
         )

@@ -9,6 +9,7 @@ import strawberry
 from graphql import Undefined
 from strawberry.schema.config import StrawberryConfig
 
+from graphql_schema.documents import PreparedDocuments
 from graphql_schema.errors import CodedErrors, OneOperation
 from graphql_schema.mutations.changes import ChangeMutations
 from graphql_schema.mutations.customers import CustomerMutations
@@ -79,7 +80,7 @@ schema = _Schema(
     mutation=Mutation,
     subscription=SubscriptionRoot,
     types=[Plan, AddOn, Bundle],
-    extensions=[CodedErrors, OneOperation],
+    extensions=[CodedErrors, PreparedDocuments, OneOperation],
     exception_handlers=[*HANDLERS, *QUOTE_HANDLERS],
     config=StrawberryConfig(scalar_map=SCALARS),
 )

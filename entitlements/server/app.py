@@ -43,6 +43,7 @@ from entitlements.services import Services, opened_services
 from entitlements.settings import load_settings
 from entitlements.worker import work
 from graphql_schema.context import Context
+from graphql_schema.documents import Documents, read_manifest
 from graphql_schema.errors import BAD_USER_INPUT, INTERNAL
 from graphql_schema.permissions import Principal, Role
 from graphql_schema.schema import schema
@@ -51,6 +52,8 @@ log = structlog.get_logger()
 
 BODY_BYTES_AT_MOST = {"/graphql": 100_000, "/webhooks/stripe": 1_000_000}
 """By path; of what is not named no body is read."""
+
+DOCUMENT_NOT_FOUND = "PERSISTED_DOCUMENT_NOT_FOUND"
 
 JSON_TYPE = "application/json"
 GRAPHQL_TYPE = "application/graphql-response+json"
@@ -70,6 +73,7 @@ def create_app(open_services: OpenServices, *, inbox_only: bool = True) -> Starl
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with open_services() as services:
             app.state.services = services
+            _edge(app.state)  # a manifest that cannot be read refuses the start
             _when_told_to_stop(services.streams.close)
             stop = asyncio.Event()
             worker = asyncio.create_task(work(services, stop, inbox_only=inbox_only))
@@ -201,14 +205,22 @@ class _SocketContext(Context):
     """A connection's: it is nobody's until its `connection_init`."""
 
     def __init__(self, socket: WebSocket) -> None:
-        super().__init__(socket.app.state.services, _NOBODY, socket.state.request_id, lasting=True)
+        edge = _edge(socket.app.state)
+        super().__init__(
+            edge.services,
+            _NOBODY,
+            socket.state.request_id,
+            documents=edge.documents,
+            lasting=True,
+        )
         self.connection_params: dict[str, object] = {}
         self._socket = socket
+        self._authenticator = edge.authenticator
 
     async def connect(self) -> None:
         given = {name.lower(): value for name, value in self.connection_params.items()}
         bearer = given.get("authorization", self._socket.headers.get("authorization"))
-        authenticator = _authenticator(self._socket.app.state)
+        authenticator = self._authenticator
         wanted = bearer if isinstance(bearer, str) else None
         self.principal = (await authenticator.authenticate(wanted)).principal
         self.still_good = _lasting(authenticator, wanted)
@@ -227,6 +239,17 @@ def _lasting(authenticator: Authenticator, bearer: str | None) -> StillGood:
 class _View(GraphQL[Context, None]):
     """Strawberry's view: with our context, the statuses of GraphQL over HTTP, and exact JSON."""
 
+    def __init__(self, documents: Documents) -> None:
+        super().__init__(
+            schema,
+            graphql_ide=None,
+            allow_queries_via_get=False,
+            subscription_protocols=[GRAPHQL_TRANSPORT_WS_PROTOCOL, GRAPHQL_SSE_PROTOCOL],
+            connection_init_wait_timeout=timedelta(seconds=10),
+            allowed_origins=["*"],  # a page of another origin has no bearer: no cookie is looked at
+        )
+        self._documents = documents
+
     async def get_context(
         self, request: Request | WebSocket, response: Response | WebSocket
     ) -> Context:
@@ -237,6 +260,7 @@ class _View(GraphQL[Context, None]):
             request.app.state.services,
             state.principal,
             getattr(state, "request_id", None),
+            documents=self._documents,
             still_good=state.still_good,
         )
 
@@ -266,7 +290,17 @@ class _View(GraphQL[Context, None]):
             raise HTTPException(400, "a request is one JSON object: batches are not taken")
         if not isinstance(found.get("operationName"), str | None):
             raise HTTPException(400, "operationName is a string or null")
+        if "documentId" in found:
+            found["query"] = self._trusted_text(found)
         return found
+
+    def _trusted_text(self, request: dict[str, Any]) -> str:
+        if "query" in request or not isinstance(request["documentId"], str):
+            raise HTTPException(400, "a request has a query or a documentId, which are strings")
+        text = self._documents.text(request["documentId"])
+        if text is None:
+            raise _UnknownDocument(400, "there is no such document")
+        return text
 
     def decode_json(self, data: str | bytes) -> object:
         """JSON in UTF-8, its numbers as exact as they were written. Else `JSONDecodeError`."""
@@ -304,6 +338,10 @@ class _View(GraphQL[Context, None]):
             status = 500 if INTERNAL in _codes(response_data) else 400
         content = self.encode_json(response_data)
         return Response(content, status, media_type=sub_response.media_type)
+
+
+class _UnknownDocument(HTTPException):
+    """A `documentId` that is not in the manifest: send the text, or deploy the manifest first."""
 
 
 _NO_TEXT = re.compile(r"[\0\ud800-\udfff]|\\u(?:0000|\{0+\})")
@@ -349,18 +387,8 @@ def _media_type(accept: str) -> str:
     return GRAPHQL_TYPE if wanted and wanted >= plain else JSON_TYPE
 
 
-_view = _View(
-    schema,
-    graphql_ide=None,
-    allow_queries_via_get=False,
-    subscription_protocols=[GRAPHQL_TRANSPORT_WS_PROTOCOL, GRAPHQL_SSE_PROTOCOL],
-    connection_init_wait_timeout=timedelta(seconds=10),
-    allowed_origins=["*"],  # a page of another origin has no bearer: no cookie is looked at
-)
-
-
 async def _graphql_socket(socket: WebSocket) -> None:
-    await _view.run(socket)
+    await _edge(socket.app.state).view.run(socket)
 
 
 async def _graphql(request: Request) -> Response:
@@ -368,7 +396,8 @@ async def _graphql(request: Request) -> Response:
     media_type = _media_type(request.headers.get("accept", ""))
     try:
         bearer = request.headers.get("authorization")
-        authenticator = _authenticator(request.app.state)
+        edge = _edge(request.app.state)
+        authenticator = edge.authenticator
         identity = await authenticator.authenticate(bearer)
     except Unauthenticated as error:
         realm = {"WWW-Authenticate": "Bearer"}
@@ -379,16 +408,34 @@ async def _graphql(request: Request) -> Response:
     request.state.principal = identity.principal
     request.state.still_good = _lasting(authenticator, bearer)
     try:
-        return await _view.run(request)
+        return await edge.view.run(request)
     except HTTPException as error:
-        return _error(error.status_code, BAD_USER_INPUT, error.reason, media_type=media_type)
+        unknown = isinstance(error, _UnknownDocument)
+        code = DOCUMENT_NOT_FOUND if unknown else BAD_USER_INPUT
+        return _error(error.status_code, code, error.reason, media_type=media_type)
 
 
-def _authenticator(state: State) -> Authenticator:
-    """The application's one, made at its first request."""
-    if not hasattr(state, "authenticator"):
-        state.authenticator = Authenticator(state.services)
-    found: Authenticator = state.authenticator
+class _Edge:
+    """What the requests of one application share."""
+
+    def __init__(self, services: Services) -> None:
+        settings = services.settings
+        manifest = settings.trusted_documents and read_manifest(settings.trusted_documents)
+        self.services = services
+        self.authenticator = Authenticator(services)
+        self.documents = Documents(
+            schema._schema, manifest or {}, trusted_only=settings.trusted_documents_only
+        )
+        self.view = _View(self.documents)
+        for mistake in self.documents.mistakes():
+            log.error("trusted_document_refused", why=mistake)
+
+
+def _edge(state: State) -> _Edge:
+    """The application's one, made when it starts, or at its first request."""
+    if not hasattr(state, "edge"):
+        state.edge = _Edge(state.services)
+    found: _Edge = state.edge
     return found
 
 
