@@ -121,11 +121,11 @@ def prepare(schema: GraphQLSchema, text: str, *, trusted: bool = False) -> Prepa
         ast = parse(text, max_lexical_tokens=None if trusted else TOKENS_AT_MOST)
     except GraphQLSyntaxError as error:
         refusal = coded(error, None)
-        if f"more than {TOKENS_AT_MOST} tokens" in error.message:
+        if "nested too deeply" in error.message:
+            refusal = _too_complex("levels", DEPTH_AT_MOST)
+        elif f"more than {TOKENS_AT_MOST} tokens" in error.message:
             refusal = _too_complex("tokens", TOKENS_AT_MOST)
         return Prepared(None, [refusal], trusted=trusted)
-    except RecursionError:
-        return Prepared(None, [_too_complex("levels", DEPTH_AT_MOST)], trusted=trusted)
     if not trusted and (passed := _limit_passed(ast)):
         return Prepared(None, [_too_complex(*passed)], trusted=False)
     return Prepared(ast, validate_document(schema, ast, tuple(specified_rules)), trusted=trusted)
