@@ -39,6 +39,7 @@ from entitlements.subscriptions.alignment import Alignment
 from entitlements.subscriptions.approval import Approvals
 from entitlements.subscriptions.customers import CustomerService
 from entitlements.subscriptions.due import Due
+from entitlements.subscriptions.history import History
 from entitlements.subscriptions.paying import PayingService
 from entitlements.subscriptions.quoting import Quoting
 from entitlements.subscriptions.return_urls import ReturnUrls
@@ -286,6 +287,7 @@ async def build_services(settings: Settings, *, clock: SettableClock | None = No
     customers = CustomerService(
         database, catalog.current, service_clock, payments, sandbox=settings.sandbox
     )
+    database.completing.append(History(catalog.current, service_clock).complete)
     snapshots = Snapshots(
         database, catalog, service_clock, feed, at_most=settings.snapshots_at_most
     )

@@ -93,6 +93,8 @@ RULES: Mapping[str, Rule] = {
     "Query.catalogProposals": Rule(_STAFF),
     "Query.auditEntries": Rule(_AUDITORS),
     "Query.verifyAudit": Rule(_AUDITORS),
+    "Query.mrrMovements": Rule(_AUDITORS),
+    "Query.mrrMovementsBy": Rule(_AUDITORS),
     "Query.sandboxClock": Rule(_EVERYBODY, CustomerScope.READ),
     "Query.webhookEndpoints": Rule(_CUSTOMER_READERS),
     "Query.webhookDeliveries": Rule(_CUSTOMER_READERS),

@@ -21,6 +21,7 @@ from graphql_schema.mutations.webhooks import WebhookMutations
 from graphql_schema.queries.audit import AuditQueries
 from graphql_schema.queries.catalog import CatalogQueries
 from graphql_schema.queries.customers import CustomerQueries
+from graphql_schema.queries.finance import FinanceQueries
 from graphql_schema.queries.proposals import ProposalQueries
 from graphql_schema.queries.service import ServiceQueries
 from graphql_schema.queries.usage import UsageQueries
@@ -39,6 +40,7 @@ class Query(
     UsageQueries,
     ProposalQueries,
     AuditQueries,
+    FinanceQueries,
     WebhookQueries,
     ServiceQueries,
 ):

@@ -5,6 +5,7 @@ import typer
 from entitlements.cli import (
     audit,
     catalog,
+    finance,
     keys,
     reconcile,
     running,
@@ -27,6 +28,7 @@ app.add_typer(catalog.app, name="catalog")
 app.add_typer(keys.app, name="keys")
 app.add_typer(usage.app, name="usage")
 app.add_typer(audit.app, name="audit")
+app.add_typer(finance.app, name="finance")
 app.add_typer(webhooks.app, name="webhooks")
 app.add_typer(stripe.app, name="stripe")
 

@@ -1,13 +1,10 @@
 """`entitlements audit`: the ledger proved, sealed, written out."""
 
 import contextlib
-import csv
-import sys
 from collections.abc import Callable, Iterator
 from datetime import datetime
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import Annotated
 
 import msgspec
 import typer
@@ -15,7 +12,7 @@ from rich.progress import Progress
 
 from entitlements.audit import ledger, seals
 from entitlements.audit.ledger import AuditFilter
-from entitlements.audit.tables import AuditEntryRow
+from entitlements.cli import rows
 from entitlements.cli.terminal import FOUND_SOMETHING, err, instant, out, told, with_services
 from entitlements.kernel.errors import ValidationFailed
 from entitlements.kernel.period import format_instant
@@ -103,17 +100,10 @@ def audit_seal(
         out.print(f"{words}: seal {newest.sequence} of {format_instant(newest.at)}")
 
 
-class Format(StrEnum):
-    JSONL = "jsonl"
-    CSV = "csv"
-
-
 @app.command("export")
 def audit_export(
-    format: Annotated[Format, typer.Option(help="JSON Lines, or CSV for a spreadsheet.")] = (
-        Format.JSONL
-    ),
-    output: Annotated[Path | None, typer.Option(help="A file; otherwise the terminal.")] = None,
+    format: rows.As = rows.Format.JSONL,
+    output: rows.Output = None,
     stream: Annotated[str | None, typer.Option(help="Only this stream.")] = None,
     actor: Annotated[str | None, typer.Option(help="Only what this actor did.")] = None,
     action: Annotated[str | None, typer.Option(help="Only this action.")] = None,
@@ -134,17 +124,16 @@ def audit_export(
     )
 
     async def export(services: Services) -> None:
-        with contextlib.ExitStack() as open_:
-            file: TextIO = sys.stdout
-            if output is not None:
-                file = open_.enter_context(output.open("w", newline="", encoding="utf-8"))
-            async with services.database.read() as session:
-                total = await ledger.count(session, filter)
-                progress = open_.enter_context(_progress("entries", total))
-                write = _writer(file, format)
+        async with services.database.read() as session:
+            total = await ledger.count(session, filter)
+            with (
+                rows.written(output, format, _COLUMNS) as write,
+                _progress("entries", total) as progress,
+            ):
                 done = 0
                 async for entry in ledger.every(session, filter):
-                    write(entry)
+                    fields = {name: getattr(entry, name) for name in _COLUMNS}
+                    write(fields | {"at": format_instant(entry.at)})
                     done += 1
                     progress(done)
 
@@ -159,27 +148,3 @@ _COLUMNS = (
     "id", "stream", "sequence", "at", "actor", "action", "object_type", "object_id", "before",
     "after", "reason", "request_id", "mrr_delta_minor", "currency", "previous_hash", "hash",
 )  # fmt: skip
-
-
-def _writer(file: TextIO, format: Format) -> Callable[[AuditEntryRow], None]:
-    def fields(entry: AuditEntryRow) -> dict[str, Any]:
-        return {name: getattr(entry, name) for name in _COLUMNS} | {"at": format_instant(entry.at)}
-
-    if format is Format.JSONL:
-        return lambda entry: print(msgspec.json.encode(fields(entry)).decode(), file=file)
-    rows = csv.writer(file)
-    rows.writerow(_COLUMNS)
-
-    def write(entry: AuditEntryRow) -> None:
-        rows.writerow([_cell(value) for value in fields(entry).values()])
-
-    return write
-
-
-def _cell(value: Any) -> Any:
-    """JSON data as JSON; text that a spreadsheet would take for a formula behind an apostrophe."""
-    if isinstance(value, dict | list):
-        return msgspec.json.encode(value).decode()
-    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
-        return "'" + value
-    return value

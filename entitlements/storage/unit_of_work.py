@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
@@ -18,6 +18,7 @@ class Database:
         self.engine = engine
         self._writing = engine.execution_options(**WRITE)
         self.committed: list[Callable[[str, str], None]] = []
+        self.completing: list[Callable[[AsyncSession], Awaitable[None]]] = []
         # SQLite has one writer: within a process its turn is a queue, not a race of time-outs.
         self._turn = contextlib.nullcontext() if self.is_postgresql else asyncio.Lock()
 
@@ -25,7 +26,8 @@ class Database:
     async def write(self) -> AsyncIterator[AsyncSession]:
         """A transaction that is committed at the end of the block, or rolled back by an error.
 
-        Whoever is in `committed` is told then, before the caller goes on, what is announced.
+        Whoever is in `completing` adds what belongs to it before that. Whoever is in `committed` is
+        told after it, before the caller goes on, what is announced.
         """
         async with (
             self._turn,
@@ -33,6 +35,8 @@ class Database:
         ):
             async with session.begin():
                 yield session
+                for complete in self.completing:
+                    await complete(session)
             for channel, key in announced(session):
                 for told in self.committed:
                     told(channel, key)

@@ -200,11 +200,14 @@ class Book:
 
     def mrr(self, slots: Iterable[Slot], interval: Interval) -> int:
         """Rounded once per package held, then integers are summed (DESIGN 14)."""
+        return sum(self.mrr_by_package(slots, interval).values())
+
+    def mrr_by_package(self, slots: Iterable[Slot], interval: Interval) -> dict[str, int]:
         by_package: dict[str, Fraction] = {}
         for slot in slots:
             amount = self.amount(slot, interval)
             by_package[slot.package_id] = by_package.get(slot.package_id, Fraction(0)) + amount
-        return sum(mrr_minor(amount, interval) for amount in by_package.values())
+        return {id: mrr_minor(amount, interval) for id, amount in by_package.items()}
 
 
 def allocations_of(
@@ -241,10 +244,15 @@ def _worth_a_line(slot: Slot, amount_minor: int) -> bool:
 
 def held_mrr_minor(catalog: Catalog, held: Subscription) -> int:
     """The monthly recurring revenue of a subscription, in minor units: none while it is tried."""
+    return sum(held_mrr_by_package(catalog, held).values())
+
+
+def held_mrr_by_package(catalog: Catalog, held: Subscription) -> dict[str, int]:
+    """The same, of each package held."""
     if held.on_trial:
-        return 0
+        return {}
     slots = slots_of(catalog, held.items, held.quantities)
-    return Book(catalog, held.currency).mrr(slots, held.interval)
+    return Book(catalog, held.currency).mrr_by_package(slots, held.interval)
 
 
 def _title(package: AnyPackage, charge: Charge, slot: Slot) -> str:

@@ -208,3 +208,34 @@ class InvoiceRow(Base):
     amount_paid_minor: Mapped[int] = mapped_column(BigInteger)
     hosted_url: Mapped[str | None] = mapped_column(Text)
     lines: Mapped[Any] = mapped_column(Json)
+
+
+class CustomerRevisionRow(Base):
+    """What a customer held from an instant on, until the next revision. Only ever added."""
+
+    __tablename__ = "customer_revision"
+    __table_args__ = (Index(None, "customer_id", "at"),)
+
+    customer_id: Mapped[str] = mapped_column(ForeignKey("customer.id"), primary_key=True)
+    revision: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    at: Mapped[datetime] = mapped_column(Instant)
+    state: Mapped[Any] = mapped_column(Json)  # the CustomerState
+
+
+class MrrMovementRow(Base):
+    """By how much the MRR of a package held moved with one revision of its customer. Only ever
+    added: its sum is the MRR, at any instant."""
+
+    __tablename__ = "mrr_movement"
+    __table_args__ = (Index(None, "currency", "at"), Index(None, "package_id"))
+
+    customer_id: Mapped[str] = mapped_column(ForeignKey("customer.id"), primary_key=True)
+    revision: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    subscription_id: Mapped[str] = mapped_column(Id, primary_key=True)
+    plan_id: Mapped[str] = mapped_column(Key, primary_key=True)  # of the subscription
+    package_id: Mapped[str] = mapped_column(Key, primary_key=True)
+    at: Mapped[datetime] = mapped_column(Instant)
+    currency: Mapped[str] = mapped_column(String(3))
+    kind: Mapped[str] = mapped_column(String(16))  # of the revision as a whole
+    cohort: Mapped[str] = mapped_column(String(7))  # the month in which the customer first paid
+    delta_minor: Mapped[int] = mapped_column(BigInteger)

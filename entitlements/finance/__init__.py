@@ -1,0 +1,1 @@
+"""Finance: what prices and their changes are worth, and why a line has its amount."""

@@ -1,0 +1,148 @@
+"""What a customer held at any instant, and by how much that moved the MRR.
+
+Both are written in the transaction that raised the customer's revision, by whatever it did: so
+nothing that changes a customer can forget them.
+"""
+
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+
+import msgspec
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from entitlements.catalog.model import Catalog
+from entitlements.kernel.clock import Clock
+from entitlements.kernel.errors import Conflict
+from entitlements.kernel.period import format_instant
+from entitlements.pricing.mrr import movement_kind
+from entitlements.storage.announcing import announced
+from entitlements.subscriptions.lines import held_mrr_by_package
+from entitlements.subscriptions.records import load_states
+from entitlements.subscriptions.state import CustomerState, held_plan
+from entitlements.subscriptions.tables import (
+    CUSTOMER_CHANNEL,
+    CustomerRevisionRow,
+    CustomerRow,
+    MrrMovementRow,
+    announced_revision,
+)
+
+Held = tuple[str, str, str]
+"""A subscription, its plan, and a package held with it."""
+
+
+def mrr_of(catalog: Catalog, state: CustomerState) -> dict[Held, int]:
+    """The MRR of a customer, in minor units, by what it is paid for."""
+    found: dict[Held, int] = {}
+    for held in state.subscriptions:
+        if held.live:
+            plan = held_plan(catalog, held)
+            for package_id, minor in held_mrr_by_package(catalog, held).items():
+                found[held.id, plan[1].id if plan else "", package_id] = minor
+    return found
+
+
+class History:
+    def __init__(self, catalog: Callable[[], Awaitable[Catalog]], clock: Clock) -> None:
+        self._catalog = catalog
+        self._clock = clock
+
+    async def complete(self, session: AsyncSession) -> None:
+        """Add what the transaction's changes of customers have come to. Their rows are locked."""
+        await session.flush()
+        ids = {
+            announced_revision(key)[1]
+            for channel, key in announced(session)
+            if channel == CUSTOMER_CHANNEL
+        }
+        if not ids:
+            return
+        rows = [await session.get_one(CustomerRow, id) for id in sorted(ids)]
+        states = await load_states(session, rows)
+        catalog, now = await self._catalog(), self._clock.now()
+        for row in rows:
+            await _remember(session, catalog, states[row.id], now)
+        await session.flush()
+
+
+async def _remember(
+    session: AsyncSession, catalog: Catalog, state: CustomerState, now: datetime
+) -> None:
+    held = msgspec.to_builtins(state)
+    before = await session.scalar(
+        select(CustomerRevisionRow.state)
+        .where(CustomerRevisionRow.customer_id == state.id)
+        .order_by(CustomerRevisionRow.revision.desc())
+        .limit(1)
+    )
+    if before is not None and before | {"revision": state.revision} == held:
+        return  # a name, a change that was asked for: nothing of what is held
+    session.add(
+        CustomerRevisionRow(customer_id=state.id, revision=state.revision, at=now, state=held)
+    )
+    await record_movements(session, state, mrr_of(catalog, state), now)
+
+
+async def record_movements(
+    session: AsyncSession, state: CustomerState, after: dict[Held, int], now: datetime
+) -> None:
+    """What is paid now, less what was until now."""
+    known = await session.execute(
+        select(
+            MrrMovementRow.subscription_id,
+            MrrMovementRow.plan_id,
+            MrrMovementRow.package_id,
+            func.sum(MrrMovementRow.delta_minor),
+            func.min(MrrMovementRow.cohort),
+        )
+        .where(MrrMovementRow.customer_id == state.id)
+        .group_by(MrrMovementRow.subscription_id, MrrMovementRow.plan_id, MrrMovementRow.package_id)
+    )
+    before: dict[Held, int] = {}
+    cohorts: set[str] = set()
+    for subscription_id, plan_id, package_id, minor, cohort in known:
+        before[subscription_id, plan_id, package_id] = int(minor)
+        cohorts.add(cohort)
+    deltas = Counter(after)
+    deltas.subtract(before)
+    kind = movement_kind(sum(before.values()), sum(after.values()), paid_before=bool(cohorts))
+    for (subscription_id, plan_id, package_id), delta_minor in deltas.items():
+        if delta_minor:
+            session.add(
+                MrrMovementRow(
+                    customer_id=state.id,
+                    revision=state.revision,
+                    subscription_id=subscription_id,
+                    plan_id=plan_id,
+                    package_id=package_id,
+                    at=now,
+                    currency=state.currency,
+                    kind=kind.value,
+                    cohort=min(cohorts, default=f"{now:%Y-%m}"),
+                    delta_minor=delta_minor,
+                )
+            )
+
+
+async def state_at(
+    session: AsyncSession, customer: CustomerRow, at: datetime
+) -> CustomerState | None:
+    """What was stored of a customer at an instant; None before there was such a customer.
+
+    `Conflict` `NOT_RECORDED` where the customer is older than these records, and was not changed
+    since.
+    """
+    stored = await session.scalar(
+        select(CustomerRevisionRow.state)
+        .where(CustomerRevisionRow.customer_id == customer.id, CustomerRevisionRow.at <= at)
+        .order_by(CustomerRevisionRow.revision.desc())
+        .limit(1)
+    )
+    if stored is not None:
+        return msgspec.convert(stored, CustomerState)
+    if at < customer.created_at:
+        return None
+    words = f"what {customer.id!r} held at {format_instant(at)} was not recorded yet"
+    raise Conflict(words, code="NOT_RECORDED")

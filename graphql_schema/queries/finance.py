@@ -1,0 +1,60 @@
+"""Reading what prices and their changes are worth."""
+
+from datetime import datetime
+from typing import Annotated
+
+import strawberry
+
+from entitlements.finance.movements import (
+    MONTHS_AT_MOST,
+    MrrDimension,
+    checked_period,
+    mrr_movements,
+    mrr_movements_by,
+)
+from graphql_schema.context import Info
+from graphql_schema.permissions import Guarded
+from graphql_schema.types.finance import MrrMovements, MrrMovementsGroup
+
+From = Annotated[
+    datetime, strawberry.argument(name="from", description="The first instant within.")
+]
+To = Annotated[
+    datetime,
+    strawberry.argument(
+        description=f"The first instant after, at most {MONTHS_AT_MOST} months later."
+    ),
+]
+Currency = Annotated[str, strawberry.argument(description="ISO 4217, lower case.")]
+
+
+@strawberry.type
+class FinanceQueries:
+    @strawberry.field(
+        extensions=[Guarded()],
+        description="What became of the MRR within a period. Reads every movement until its end: "
+        "a second for some hundred thousand.",
+    )
+    async def mrr_movements(
+        self, info: Info, from_: From, to: To, currency: Currency
+    ) -> MrrMovements:
+        period = checked_period(from_, to, currency)
+        async with info.context.services.database.read() as session:
+            found = await mrr_movements(session, period, currency)
+        return MrrMovements.of(period, currency, found)
+
+    @strawberry.field(
+        extensions=[Guarded()], description="The same in groups, in the order of their keys."
+    )
+    async def mrr_movements_by(
+        self,
+        info: Info,
+        from_: From,
+        to: To,
+        currency: Currency,
+        by: Annotated[MrrDimension, strawberry.argument(description="What they are grouped by.")],
+    ) -> list[MrrMovementsGroup]:
+        period = checked_period(from_, to, currency)
+        async with info.context.services.database.read() as session:
+            found = await mrr_movements_by(session, period, currency, by)
+        return [MrrMovementsGroup.of(currency, group) for group in found]

@@ -1,0 +1,77 @@
+"""What prices and their changes are worth, as the contract shows it."""
+
+from decimal import Decimal
+from typing import Self
+
+import strawberry
+
+from entitlements.finance.movements import MovementsGroup, MrrDimension
+from entitlements.kernel import period as time
+from entitlements.pricing import mrr
+from graphql_schema.types.enums import describe_enum
+from graphql_schema.types.money import Money, Period, money, period_type
+
+describe_enum(
+    MrrDimension,
+    "What MRR movements are grouped by. Each group adds up by itself.",
+    PLAN="The plan held, with all that is held beside it: the groups sum to the whole. A move "
+    "between plans is contraction of one and expansion of the other.",
+    ADD_ON="Each add-on and bundle, without the plans.",
+    COHORT="The month, in UTC, in which the customer first paid.",
+    MONTH="The calendar months of the period, in UTC.",
+)
+
+
+@strawberry.type(
+    description="What became of the monthly recurring revenue within a period: opening + new + "
+    "expansion + reactivation − contraction − churn = closing, to the minor unit. No amount is "
+    "negative but where a key says so. A year's charges count ÷ 12; trials and metered use do not."
+)
+class MrrMovements:
+    period: Period = strawberry.field(description="From when, until when.")
+    currency: str = strawberry.field(description="ISO 4217, lower case.")
+    opening: Money = strawberry.field(description="The MRR at the period's start.")
+    new: Money = strawberry.field(description="Of customers who pay for the first time.")
+    expansion: Money = strawberry.field(description="Rises of those who paid already.")
+    contraction: Money = strawberry.field(description="Falls of those who go on paying: taken off.")
+    churn: Money = strawberry.field(description="Of those who pay nothing any more: taken off.")
+    reactivation: Money = strawberry.field(description="Of those who had stopped and pay again.")
+    closing: Money = strawberry.field(description="The MRR at the period's end.")
+    nrr_percent: Decimal | None = strawberry.field(
+        description="Net revenue retention: (opening + expansion − contraction − churn) ÷ opening, "
+        "of the customers who paid at the opening; null where nobody did."
+    )
+    grr_percent: Decimal | None = strawberry.field(
+        description="Gross revenue retention: (opening − contraction − churn) ÷ opening, of the "
+        "customers who paid at the opening; null where nobody did."
+    )
+
+    @classmethod
+    def of(cls, period: time.Period, currency: str, found: mrr.MrrMovements) -> Self:
+        return cls(
+            period=period_type(period),
+            currency=currency,
+            opening=money(found.opening_minor, currency),
+            new=money(found.new_minor, currency),
+            expansion=money(found.expansion_minor, currency),
+            contraction=money(found.contraction_minor, currency),
+            churn=money(found.churn_minor, currency),
+            reactivation=money(found.reactivation_minor, currency),
+            closing=money(found.closing_minor, currency),
+            nrr_percent=found.nrr_percent,
+            grr_percent=found.grr_percent,
+        )
+
+
+@strawberry.type(description="The movements of one plan, add-on, cohort or month.")
+class MrrMovementsGroup:
+    key: str = strawberry.field(
+        description="The id of a plan or an add-on, or a month such as 2026-03."
+    )
+    movements: MrrMovements = strawberry.field(description="What became of its MRR.")
+
+    @classmethod
+    def of(cls, currency: str, group: MovementsGroup) -> Self:
+        return cls(
+            key=group.key, movements=MrrMovements.of(group.period, currency, group.movements)
+        )
