@@ -39,6 +39,7 @@ from entitlements.subscriptions.alignment import Alignment
 from entitlements.subscriptions.approval import Approvals
 from entitlements.subscriptions.customers import CustomerService
 from entitlements.subscriptions.due import Due
+from entitlements.subscriptions.erasing import Erasing
 from entitlements.subscriptions.history import History
 from entitlements.subscriptions.paying import PayingService
 from entitlements.subscriptions.quoting import Quoting
@@ -73,6 +74,7 @@ class Services:
     signer: Signer
     catalog: CatalogService
     customers: CustomerService
+    erasing: Erasing
     changes: ChangeService
     approvals: Approvals
     trials: Trials
@@ -334,6 +336,7 @@ async def build_services(settings: Settings, *, clock: SettableClock | None = No
         signer=signer,
         catalog=catalog,
         customers=customers,
+        erasing=Erasing(database, service_clock, payments),
         changes=changes,
         approvals=approvals,
         trials=trials,

@@ -1,6 +1,6 @@
 """What is due and nobody waits for: webhooks received, scheduled changes, trials that end, changes
-whose process died, what the provider has still to be told, use past its time to be forgotten,
-seals, notices.
+whose process died, what the provider has still to be told or to forget, use that is too old, seals,
+notices.
 
 What is due is data with an instant; this loop is the only thing that looks for it. Any number of
 workers may run: leases see to it that each thing is done once.
@@ -44,6 +44,8 @@ async def work_once(services: Services, *, inbox_only: bool = False) -> int:
     for subscription_id in await services.alignment.waiting():
         with contextlib.suppress(ServiceError):  # it is logged, and tried again
             done += await services.alignment.align(subscription_id)
+    for customer_id in await services.erasing.due():
+        done += await services.erasing.finish(customer_id)
     done += await services.usage.purge()
     done += await seal_ledger(services)
     return done + await services.deliveries.deliver_due()

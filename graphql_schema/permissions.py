@@ -101,6 +101,7 @@ RULES: Mapping[str, Rule] = {
     "SubscriptionRoot.entitlementsChanged": Rule(_CUSTOMER_READERS, CustomerScope.READ),
     "Mutation.createCustomer": Rule(_CUSTOMER_WRITERS),
     "Mutation.updateCustomer": Rule(_CUSTOMER_WRITERS),
+    "Mutation.eraseCustomer": Rule(_APPROVERS),
     "Mutation.createCustomerToken": Rule(_CUSTOMER_WRITERS),
     "Mutation.revokeCustomerTokens": Rule(_CUSTOMER_WRITERS),
     "Mutation.previewChange": Rule(_CUSTOMER_WRITERS, CustomerScope.READ),

@@ -1,15 +1,16 @@
 """Customers: created, renamed, read with what they hold. Each knows its revision."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import msgspec
 import structlog
 from sqlalchemy import or_, select
 
+from entitlements.audit.personal import digests
 from entitlements.catalog.model import Catalog
 from entitlements.kernel.clock import Clock
 from entitlements.kernel.errors import Conflict, Issue, PaymentProviderUnavailable, ValidationFailed
-from entitlements.kernel.ids import new_id
+from entitlements.kernel.ids import new_id, random_token
 from entitlements.kernel.money import is_currency
 from entitlements.storage.unit_of_work import Database
 from entitlements.subscriptions.payments import PaymentProvider
@@ -99,32 +100,37 @@ class CustomerService:
                 token_generation=1,
                 sandbox_payment_method=sandbox_payment_method,
                 credit_balance_minor=0,
+                salt=random_token(),
             )
             session.add(row)
             await session.flush()
-            await record(
-                session, now, caller.actor, row, "customer.created", after={"currency": currency}
-            )
+            after = {"currency": currency, **_digests(row, {"name": name, "email": email})}
+            await record(session, now, caller.actor, row, "customer.created", after=after)
         return row
 
     async def update_customer(
         self, caller: Caller, customer_id: str, *, name: str | None, email: str | None
     ) -> CustomerRow:
-        """Change the name or the e-mail address; None leaves it. The ledger says that, not what."""
+        """Change the name or the e-mail address; None leaves it. The ledger says that, and to what
+        only in digests. `Conflict` `ERASED` where the customer's personal data was erased.
+        """
         if issues := _customer_issues(customer_id, name, email):
             raise ValidationFailed(issues)
         now = self._clock.now()
         async with self._database.write() as session:
             row = await locked_customer(session, customer_id)
             wanted = {"name": name, "email": email}
+            if row.erased_at is not None and any(wanted.values()):
+                words = "what is known of the person was erased: nothing is added to it"
+                raise Conflict(words, code="ERASED")
             changed = [k for k, v in wanted.items() if v is not None and getattr(row, k) != v]
             for field in changed:
                 setattr(row, field, wanted[field])
             if changed:
                 row.revision += 1
-                await record(
-                    session, now, caller.actor, row, "customer.updated", after={"fields": changed}
-                )
+                row.salt = row.salt or random_token()
+                after = {"fields": changed, **_digests(row, {k: wanted[k] for k in changed})}
+                await record(session, now, caller.actor, row, "customer.updated", after=after)
         if changed and row.provider_id is not None:
             await self._tell_provider(row, row.provider_id)
         return row
@@ -219,6 +225,13 @@ class CustomerService:
         async with self._database.read() as session:
             query = query.order_by(InvoiceRow.id.desc()).limit(first)
             return (await session.scalars(query)).all()
+
+
+def _digests(row: CustomerRow, fields: Mapping[str, str | None]) -> dict[str, object]:
+    """What the ledger keeps of personal data."""
+    assert row.salt is not None
+    found = digests(row.salt, fields)
+    return {"digests": found} if found else {}
 
 
 def _names_a_test_card(method: str) -> bool:

@@ -207,6 +207,11 @@ class PaymentProvider(Protocol):
         """
         ...
 
+    async def forget_customer(self, key: str, provider_id: str) -> None:
+        """Take the name, the e-mail address and every saved way to pay away there. The customer
+        and the invoices stay: the books need them."""
+        ...
+
     async def preview(self, order: BillingOrder) -> ProviderInvoice | None:
         """What an order would be invoiced now; None if no item changes. Changes nothing."""
         ...

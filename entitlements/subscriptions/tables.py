@@ -38,6 +38,10 @@ class CustomerRow(Base):
     card_last4: Mapped[str | None] = mapped_column(String(4))
     card_expires: Mapped[str | None] = mapped_column(String(7))
     credit_balance_minor: Mapped[int] = mapped_column(BigInteger, default=0)  # positive: credit
+    # Of the digests in the ledger; without it, after an erasure, they say nothing.
+    salt: Mapped[str | None] = mapped_column(String(64))
+    erased_at: Mapped[datetime | None] = mapped_column(Instant)
+    erase_due_at: Mapped[datetime | None] = mapped_column(Instant, index=True)  # wall: next try
 
 
 CUSTOMER_CHANNEL = "customer"

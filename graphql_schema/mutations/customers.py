@@ -76,6 +76,24 @@ class CustomerMutations:
         return await customer_payload(info, id)
 
     @strawberry.mutation(
+        extensions=[Guarded()],
+        description="Erase the personal data of a customer, for good: name, e-mail address, card, "
+        "here and at the payment provider, and the salt that the ledger's digests of them are "
+        "under. Purchases, invoices and the ledger stay; tokens are useless from then on. "
+        "Conflict: SUBSCRIPTION_LIVE, CHANGE_IN_PROGRESS. Once is enough: again changes nothing.",
+    )
+    async def erase_customer(
+        self,
+        info: Info,
+        id: CustomerId,
+        reason: Annotated[
+            str, strawberry.argument(description="Why: it is kept, up to 2000 characters.")
+        ],
+    ) -> CustomerResult:
+        await info.context.services.erasing.erase(info.context.caller, id, reason)
+        return await customer_payload(info, id)
+
+    @strawberry.mutation(
         extensions=[Guarded()], description="A token that a front end may carry for a customer."
     )
     async def create_customer_token(
@@ -89,7 +107,11 @@ class CustomerMutations:
             list[CustomerScope], strawberry.argument(description="What it may do.")
         ] = [CustomerScope.READ],  # noqa: B006 (never changed)
         subject: Annotated[
-            str | None, strawberry.argument(description="The person, for the ledger.")
+            str | None,
+            strawberry.argument(
+                description="The person, for the ledger, where it stays for ever: an id of yours, "
+                "no name or address."
+            ),
         ] = None,
     ) -> CustomerTokenResult:
         view = await info.context.customers.load(customer_id)
