@@ -17,6 +17,9 @@ from entitlements.subscriptions.violations import Used
 from graphql_schema.documents import Documents
 from graphql_schema.permissions import OVERRIDES, PROVIDER_IDS, Principal
 
+Then = tuple[str, datetime]
+"""A customer's id, and an instant."""
+
 
 async def _for_good() -> float | None:
     return None
@@ -73,6 +76,7 @@ class Context:
         self._catalog = None
         self.__dict__.pop("now", None)
         self.__dict__.pop("customers", None)
+        self.__dict__.pop("customers_then", None)
         self.__dict__.pop("usage", None)
         self.__dict__.pop("_offers", None)
 
@@ -92,6 +96,20 @@ class Context:
     def customers(self) -> DataLoader[str, CustomerView | None]:
         """Customers with what they hold, by id, a batch at a time."""
         return DataLoader(load_fn=self.services.customers.views)
+
+    @cached_property
+    def customers_then(self) -> DataLoader[Then, tuple[Catalog, CustomerView | None]]:
+        """Customers as they stood, with what was sold then, by id and instant."""
+        return DataLoader(load_fn=self._then)
+
+    async def _then(self, asked: list[Then]) -> list[tuple[Catalog, CustomerView | None]]:
+        found: dict[Then, tuple[Catalog, CustomerView | None]] = {}
+        for at in sorted({at for _, at in asked}):
+            ids = [id for id, when in asked if when == at]
+            catalog = await self.services.catalog.as_of(at)
+            views = await self.services.customers.views_at(ids, catalog, at)
+            found |= {(id, at): (catalog, views.get(id)) for id in ids}
+        return [found[one] for one in asked]
 
     @cached_property
     def usage(self) -> DataLoader[str, Mapping[str, Used]]:

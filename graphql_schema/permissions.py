@@ -93,6 +93,7 @@ RULES: Mapping[str, Rule] = {
     "Query.catalogProposals": Rule(_STAFF),
     "Query.auditEntries": Rule(_AUDITORS),
     "Query.verifyAudit": Rule(_AUDITORS),
+    "Query.priceHistory": Rule(_AUDITORS | {Role.PRICING}),
     "Query.mrrMovements": Rule(_AUDITORS),
     "Query.mrrMovementsBy": Rule(_AUDITORS),
     "Query.sandboxClock": Rule(_EVERYBODY, CustomerScope.READ),

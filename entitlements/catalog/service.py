@@ -36,6 +36,17 @@ KEPT_REVISIONS = 8
 """How many past revisions a process keeps in memory, beside the present and those to come."""
 
 
+class SoldVersion(msgspec.Struct, frozen=True):
+    """A version of a package: the revision that brought it and what proposed that, and when it was
+    sold: from `effective_at`, up to `ended_at` if that is known."""
+
+    package: AnyPackage
+    revision: int
+    effective_at: datetime
+    ended_at: datetime | None
+    proposal: CatalogProposalRow | None = None
+
+
 class CatalogService:
     """`held_versions` tells which version ids somebody holds: their features may not go.
 
@@ -96,6 +107,65 @@ class CatalogService:
         if row is None:
             raise NotFound("revision", str(revision))
         return row.document
+
+    async def history_of(self, package_id: str) -> list[SoldVersion]:
+        """Every version that a package had, has or is approved to have, newest first.
+
+        Raises `NotFound` where there never was such a package.
+        """
+        latest = await self.latest()
+        if package_id not in latest.latest_versions:
+            raise NotFound("package", package_id)
+        of_package = PackageVersionRow.package_id == package_id
+        found: list[SoldVersion] = []
+        async with self._database.read() as session:
+            rows = await session.execute(
+                select(
+                    PackageVersionRow.version,
+                    PackageVersionRow.revision,
+                    CatalogRevisionRow.effective_at,
+                )
+                .join(CatalogRevisionRow, CatalogRevisionRow.revision == PackageVersionRow.revision)
+                .where(of_package)
+                .order_by(PackageVersionRow.version.desc())
+            )
+            until = latest.revision + 1
+            for version, revision, effective_at in rows:
+                until = await self._sold_until(session, package_id, revision, until)
+                ended_at = None
+                if until <= latest.revision:
+                    ended_at = self._effective_at[until - 1]
+                package = latest.version(package_id, version)
+                found.append(SoldVersion(package, revision, effective_at, ended_at))
+                until = revision
+            proposals = await session.scalars(
+                select(CatalogProposalRow).where(
+                    CatalogProposalRow.published_revision.in_([sold.revision for sold in found])
+                )
+            )
+            by_revision = {row.published_revision: row for row in proposals}
+        return [
+            msgspec.structs.replace(sold, proposal=by_revision.get(sold.revision)) for sold in found
+        ]
+
+    async def _sold_until(
+        self, session: AsyncSession, package_id: str, sold_in: int, until: int
+    ) -> int:
+        """The first revision before `until` that does not sell a package any more, else `until`.
+
+        What was left out comes back as another version: it is sold at first, and then it is not.
+        """
+        gone = until
+        while gone - sold_in > 1:
+            middle = gone - 1 if gone == until else (sold_in + gone) // 2
+            resolved = await session.scalar(
+                select(CatalogRevisionRow.resolved).where(CatalogRevisionRow.revision == middle)
+            )
+            if package_id in versions.sold_in(resolved or ""):
+                sold_in = middle
+            else:
+                gone = middle
+        return gone
 
     def _revision_at(self, at: datetime) -> int:
         return bisect_right(self._effective_at, at)

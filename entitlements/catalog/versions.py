@@ -372,6 +372,27 @@ def decode_revision(stored: bytes | str, older: Iterable[AnyPackage]) -> Catalog
     )
 
 
+class _Named(msgspec.Struct):
+    id: str
+
+
+class _Sold(msgspec.Struct):
+    plans: tuple[_Named, ...] = ()
+    add_ons: tuple[_Named, ...] = ()
+    bundles: tuple[_Named, ...] = ()
+
+
+class _Sale(msgspec.Struct):
+    products: dict[str, _Sold]
+
+
+def sold_in(stored: bytes | str) -> frozenset[str]:
+    """The ids of the packages that a stored revision sells, without reading the rest of it."""
+    products = _SALE.decode(stored).products.values()
+    return frozenset(p.id for sold in products for p in (*sold.plans, *sold.add_ons, *sold.bundles))
+
+
+_SALE = msgspec.json.Decoder(_Sale)
 _PACKAGE: msgspec.json.Decoder[Any] = msgspec.json.Decoder(AnyPackage)
 _DRAFT = msgspec.json.Decoder(Draft)
 _REVISION = msgspec.json.Decoder(_Revision)

@@ -1,10 +1,11 @@
 """Customers: created, renamed, read with what they hold. Each knows its revision."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
 
 import msgspec
 import structlog
-from sqlalchemy import or_, select
+from sqlalchemy import and_, or_, select
 
 from entitlements.audit.personal import digests
 from entitlements.catalog.model import Catalog
@@ -13,6 +14,8 @@ from entitlements.kernel.errors import Conflict, Issue, PaymentProviderUnavailab
 from entitlements.kernel.ids import new_id, random_token
 from entitlements.kernel.money import is_currency
 from entitlements.storage.unit_of_work import Database
+from entitlements.subscriptions.change import ChangeDirection
+from entitlements.subscriptions.history import states_at
 from entitlements.subscriptions.payments import PaymentProvider
 from entitlements.subscriptions.queue import in_effect
 from entitlements.subscriptions.records import (
@@ -22,7 +25,7 @@ from entitlements.subscriptions.records import (
     record,
 )
 from entitlements.subscriptions.service import Caller
-from entitlements.subscriptions.state import CustomerState
+from entitlements.subscriptions.state import CustomerState, Subscription
 from entitlements.subscriptions.tables import ChangeRow, CustomerRow, InvoiceRow
 
 log = structlog.get_logger()
@@ -166,6 +169,24 @@ class CustomerService:
         found = {row.id: CustomerView(row, in_effect(catalog, states[row.id], now)) for row in rows}
         return [found.get(customer_id) for customer_id in customer_ids]
 
+    async def views_at(
+        self, customer_ids: Sequence[str], catalog: Catalog, at: datetime
+    ) -> dict[str, CustomerView]:
+        """The same as it stood at an instant, by what was sold then; of those who were there.
+
+        Raises `ValidationFailed` for an instant to come, or one from before anything was recorded.
+        """
+        if at > self._clock.now():
+            raise ValidationFailed.of("at", "IN_THE_FUTURE", "the instant is yet to come")
+        async with self._database.read() as session:
+            query = select(CustomerRow).where(CustomerRow.id.in_(customer_ids))
+            rows = {row.id: row for row in await session.scalars(query)}
+            states = await states_at(session, rows.values(), at)
+        return {
+            id: CustomerView(rows[id], in_effect(catalog, state, at))
+            for id, state in states.items()
+        }
+
     async def page(
         self, *, first: int, after: str | None, search: str | None = None
     ) -> Sequence[CustomerRow]:
@@ -210,6 +231,23 @@ class CustomerService:
         )
         async with self._database.read() as session:
             return (await session.scalars(query)).all()
+
+    async def waiting_then(self, held: Subscription, at: datetime) -> Sequence[ChangeRow]:
+        """What waited at an instant, of a subscription as it stood then: its queue, and its end."""
+        ids = [entry.change_id for entry in held.queue]
+        query = select(ChangeRow).where(
+            ChangeRow.subscription_id == held.id,
+            or_(
+                ChangeRow.id.in_(ids),
+                and_(
+                    ChangeRow.direction == ChangeDirection.CANCELLATION.value,
+                    ChangeRow.effective_at == held.cancel_at,
+                    ChangeRow.created_at <= at,
+                ),
+            ),
+        )
+        async with self._database.read() as session:
+            return (await session.scalars(query.order_by(ChangeRow.id))).all()
 
     async def invoice(self, invoice_id: str) -> InvoiceRow | None:
         async with self._database.read() as session:

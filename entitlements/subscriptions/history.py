@@ -5,7 +5,7 @@ nothing that changes a customer can forget them.
 """
 
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from datetime import datetime
 
 import msgspec
@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from entitlements.catalog.model import Catalog
 from entitlements.kernel.clock import Clock
-from entitlements.kernel.errors import Conflict
+from entitlements.kernel.errors import ValidationFailed
 from entitlements.kernel.period import format_instant
 from entitlements.pricing.mrr import movement_kind
 from entitlements.storage.announcing import announced
@@ -126,23 +126,29 @@ async def record_movements(
             )
 
 
-async def state_at(
-    session: AsyncSession, customer: CustomerRow, at: datetime
-) -> CustomerState | None:
-    """What was stored of a customer at an instant; None before there was such a customer.
+async def states_at(
+    session: AsyncSession, customers: Collection[CustomerRow], at: datetime
+) -> dict[str, CustomerState]:
+    """What was stored of customers at an instant, in one statement, by id; nothing of those who
+    were not customers yet.
 
-    `Conflict` `NOT_RECORDED` where the customer is older than these records, and was not changed
-    since.
+    `ValidationFailed` `NOT_RECORDED` for one who is older than these records.
     """
-    stored = await session.scalar(
-        select(CustomerRevisionRow.state)
-        .where(CustomerRevisionRow.customer_id == customer.id, CustomerRevisionRow.at <= at)
-        .order_by(CustomerRevisionRow.revision.desc())
-        .limit(1)
+    row = CustomerRevisionRow
+    last = (
+        select(row.customer_id, func.max(row.revision).label("revision"))
+        .where(row.customer_id.in_([customer.id for customer in customers]), row.at <= at)
+        .group_by(row.customer_id)
+        .subquery()
     )
-    if stored is not None:
-        return msgspec.convert(stored, CustomerState)
-    if at < customer.created_at:
-        return None
-    words = f"what {customer.id!r} held at {format_instant(at)} was not recorded yet"
-    raise Conflict(words, code="NOT_RECORDED")
+    found = await session.execute(
+        select(row.customer_id, row.state).join(
+            last, (last.c.customer_id == row.customer_id) & (last.c.revision == row.revision)
+        )
+    )
+    states = {id: msgspec.convert(state, CustomerState) for id, state in found}
+    for customer in customers:
+        if customer.id not in states and customer.created_at <= at:
+            words = f"what {customer.id!r} held at {format_instant(at)} was not recorded yet"
+            raise ValidationFailed.of("at", "NOT_RECORDED", words)
+    return states

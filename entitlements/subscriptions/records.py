@@ -129,12 +129,12 @@ async def load_states(
         .where(SubscriptionItemRow.subscription_id.in_(items))
         .order_by(SubscriptionItemRow.id)
     ):
-        items[row.subscription_id].append(_item(row))
+        items[row.subscription_id].append(item_of(row))
     queues = await _queues(session, [s.id for s in subscriptions if s.future_generation])
     held: dict[str, list[Subscription]] = {customer_id: [] for customer_id in rows}
     for subscription in subscriptions:
         queue = tuple(queues.get(subscription.id, ()))
-        state = _subscription(subscription, tuple(items[subscription.id]), queue)
+        state = held_of(subscription, tuple(items[subscription.id]), queue)
         held[subscription.customer_id].append(state)
     overrides: dict[str, list[Override]] = {customer_id: [] for customer_id in rows}
     for override in await session.scalars(
@@ -232,7 +232,7 @@ def _trial(row: TrialRow) -> Trial:
     )
 
 
-def _item(row: SubscriptionItemRow) -> Item:
+def item_of(row: SubscriptionItemRow) -> Item:
     return Item(
         id=row.id,
         package_id=row.package_id,
@@ -244,7 +244,7 @@ def _item(row: SubscriptionItemRow) -> Item:
     )
 
 
-def _subscription(
+def held_of(
     row: SubscriptionRow, items: tuple[Item, ...], queue: tuple[Queued, ...]
 ) -> Subscription:
     return Subscription(

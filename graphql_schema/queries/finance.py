@@ -12,9 +12,10 @@ from entitlements.finance.movements import (
     mrr_movements,
     mrr_movements_by,
 )
+from entitlements.finance.price_history import standing
 from graphql_schema.context import Info
 from graphql_schema.permissions import Guarded
-from graphql_schema.types.finance import MrrMovements, MrrMovementsGroup
+from graphql_schema.types.finance import MrrMovements, MrrMovementsGroup, PriceHistoryEntry
 
 From = Annotated[
     datetime, strawberry.argument(name="from", description="The first instant within.")
@@ -58,3 +59,25 @@ class FinanceQueries:
         async with info.context.services.database.read() as session:
             found = await mrr_movements_by(session, period, currency, by)
         return [MrrMovementsGroup.of(currency, group) for group in found]
+
+    @strawberry.field(
+        extensions=[Guarded()],
+        description="The versions of a package, newest first, with who is still on each. Reads all "
+        "who hold it: a second for some ten thousand. NOT_FOUND where there never was such.",
+    )
+    async def price_history(
+        self,
+        info: Info,
+        package_id: Annotated[
+            strawberry.ID, strawberry.argument(description="A plan, an add-on or a bundle.")
+        ],
+    ) -> list[PriceHistoryEntry]:
+        services = info.context.services
+        history = await services.catalog.history_of(package_id)
+        catalog = await services.catalog.latest()
+        async with services.database.read() as session:
+            found = await standing(session, catalog, package_id)
+        return [
+            PriceHistoryEntry.of(info.context, catalog, sold, found.get(sold.package.version))
+            for sold in history
+        ]

@@ -95,12 +95,16 @@ class Entitlement:
     feature: Feature = strawberry.field(description="The feature.")
     value: EntitlementValue = strawberry.field(description="The value that holds.")
     sources: list[GrantSource] = strawberry.field(description="Everything that grants it.")
-    customer_id: strawberry.Private[str]
+    customer_id: strawberry.Private[str | None]  # None: as it stood once; what was used is not told
     granted: strawberry.Private[model.EntitlementValue]
 
     @classmethod
     def of(
-        cls, customer_id: str, catalog: Catalog, feature: model.Feature, granted: FeatureGrants
+        cls,
+        customer_id: str | None,
+        catalog: Catalog,
+        feature: model.Feature,
+        granted: FeatureGrants,
     ) -> Self:
         assert granted.value is not None
         return cls(
@@ -112,6 +116,8 @@ class Entitlement:
         )
 
     async def _used(self, info: Info) -> Used | None:
+        if self.customer_id is None:
+            return None
         usage = await info.context.usage.load(self.customer_id)
         return usage.get(self.feature.id)
 
@@ -131,8 +137,11 @@ class Entitlement:
         return used.resets_at if used else None
 
 
-def entitlement_types(customer_id: str, catalog: Catalog, grants: Grants) -> list[Entitlement]:
-    """Everything that is granted, in the catalog's order of features."""
+def entitlement_types(
+    customer_id: str | None, catalog: Catalog, grants: Grants
+) -> list[Entitlement]:
+    """Everything that is granted, in the catalog's order of features; to nobody in particular
+    where use is not to be told."""
     return [
         Entitlement.of(customer_id, catalog, feature, grants.of(feature.id))
         for feature in catalog.features.values()

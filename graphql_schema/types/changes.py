@@ -284,10 +284,11 @@ class ScheduledChange:
     change: Change = strawberry.field(description="The change.")
 
     @classmethod
-    def of(cls, row: tables.ChangeRow) -> Self:
+    def of(cls, row: tables.ChangeRow, effective_at: datetime | None = None) -> Self:
+        """`effective_at` is when it was to take effect, where that is not what is known now."""
         return cls(
             id=strawberry.ID(row.id),
-            effective_at=row.effective_at,
+            effective_at=effective_at or row.effective_at,
             description=row.description,
             created_at=row.created_at,
             change=Change(row=row),

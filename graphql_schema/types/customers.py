@@ -103,6 +103,7 @@ class Subscription:
     held: strawberry.Private[Held]
     view: strawberry.Private[CustomerView]
     catalog: strawberry.Private[Catalog]
+    then: strawberry.Private[datetime | None] = None  # where it is not as it stands now
 
     @strawberry.field(description="The subscription's id, `sub_…`.")
     def id(self) -> strawberry.ID:
@@ -154,7 +155,7 @@ class Subscription:
 
     @strawberry.field(description="The billing period that runs now.")
     def current_period(self, info: Info) -> Period:
-        return period_type(self.held.period_at(info.context.now))
+        return period_type(self.held.period_at(self.then or info.context.now))
 
     @strawberry.field(description="Since when.")
     def started_at(self) -> datetime:
@@ -174,6 +175,10 @@ class Subscription:
 
     @strawberry.field(description="Changes that wait for their instant, the next one first.")
     async def scheduled_changes(self, info: Info) -> list[ScheduledChange]:
+        if self.then is not None:
+            rows = await info.context.services.customers.waiting_then(self.held, self.then)
+            at = self.held.cancel_at or self.held.period.end
+            return [ScheduledChange.of(row, at) for row in rows]
         rows = await info.context.services.customers.scheduled_changes(self.view.row.id)
         return [ScheduledChange.of(row) for row in rows if row.subscription_id == self.held.id]
 
@@ -186,6 +191,16 @@ class Subscription:
     @strawberry.field(description="Monthly recurring revenue: a year's charges ÷ 12.")
     def mrr(self) -> Money:
         return money(held_mrr_minor(self.catalog, self.held), self.held.currency)
+
+
+@strawberry.type(
+    description="What a customer held and might do at an instant. Prices, periods and what waited "
+    "are of then; what had been used is not kept, and is null."
+)
+class CustomerAsOf:
+    at: datetime = strawberry.field(description="The instant.")
+    subscriptions: list[Subscription] = strawberry.field(description="Those that were live.")
+    entitlements: list[Entitlement] = strawberry.field(description="What was granted.")
 
 
 @strawberry.type(description="Somebody who buys, known by the id that you gave them.")
@@ -301,6 +316,28 @@ class Customer:
         if row.payment_method_id is None:
             return None
         return PaymentMethod(brand=row.card_brand, last4=row.card_last4, expires=row.card_expires)
+
+    @strawberry.field(
+        description="What was held and granted at an instant, as it was answered then: at most the "
+        "present. BAD_USER_INPUT: IN_THE_FUTURE; NOT_RECORDED where nothing was written down yet."
+    )
+    async def as_of(
+        self,
+        info: Info,
+        at: Annotated[datetime, strawberry.argument(description="When.")],
+    ) -> CustomerAsOf:
+        catalog, view = await info.context.customers_then.load((self._row.id, at))
+        if view is None:
+            return CustomerAsOf(at=at, subscriptions=[], entitlements=[])
+        return CustomerAsOf(
+            at=at,
+            subscriptions=[
+                Subscription(held=held, view=self.view, catalog=catalog, then=at)
+                for held in view.state.subscriptions
+                if held.live
+            ],
+            entitlements=entitlement_types(None, catalog, grants_of(catalog, view.state, at)),
+        )
 
     @strawberry.field(
         description="Credit held at the provider, taken from the next invoices; "

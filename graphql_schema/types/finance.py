@@ -1,15 +1,22 @@
 """What prices and their changes are worth, as the contract shows it."""
 
+from datetime import datetime
 from decimal import Decimal
 from typing import Self
 
 import strawberry
 
+from entitlements.catalog.model import Catalog
+from entitlements.catalog.service import SoldVersion
 from entitlements.finance.movements import MovementsGroup, MrrDimension
+from entitlements.finance.price_history import Standing
 from entitlements.kernel import period as time
 from entitlements.pricing import mrr
+from graphql_schema.context import Context
+from graphql_schema.types.catalog import Charge, charge_type
 from graphql_schema.types.enums import describe_enum
 from graphql_schema.types.money import Money, Period, money, period_type
+from graphql_schema.types.proposals import CatalogProposal, proposal_type
 
 describe_enum(
     MrrDimension,
@@ -74,4 +81,41 @@ class MrrMovementsGroup:
     def of(cls, currency: str, group: MovementsGroup) -> Self:
         return cls(
             key=group.key, movements=MrrMovements.of(group.period, currency, group.movements)
+        )
+
+
+@strawberry.type(description="A version of a package: from when to when it was sold, and to whom.")
+class PriceHistoryEntry:
+    package_id: strawberry.ID = strawberry.field(description="The package.")
+    version: int = strawberry.field(description="Its number, from 1.")
+    effective_at: datetime = strawberry.field(description="From when on it was, or will be, sold.")
+    ended_at: datetime | None = strawberry.field(
+        description="From when on it was not sold any more: another version was, or none. Null "
+        "where that is not known to happen."
+    )
+    charges: list[Charge] = strawberry.field(description="What it costs.")
+    proposal: CatalogProposal | None = strawberry.field(
+        description="The proposal that brought it: who, why, and who approved."
+    )
+    subscribers: int = strawberry.field(
+        description="How many customers hold it by itself now, tried or paid."
+    )
+    mrr: list[Money] = strawberry.field(
+        description="What they pay for it per month, one a currency, in the order of its code."
+    )
+
+    @classmethod
+    def of(
+        cls, context: Context, catalog: Catalog, sold: SoldVersion, standing: Standing | None
+    ) -> Self:
+        mrr_minor = standing.mrr_minor if standing else {}
+        return cls(
+            package_id=strawberry.ID(sold.package.id),
+            version=sold.package.version,
+            effective_at=sold.effective_at,
+            ended_at=sold.ended_at,
+            charges=[charge_type(catalog, charge) for charge in sold.package.charges],
+            proposal=proposal_type(context, sold.proposal) if sold.proposal else None,
+            subscribers=standing.customers if standing else 0,
+            mrr=[money(minor, currency) for currency, minor in sorted(mrr_minor.items())],
         )

@@ -25,7 +25,9 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from sqlalchemy import func, select
 
+from entitlements.audit.tables import AuditEntryRow
 from entitlements.kernel.clock import SettableClock
 from entitlements.worker import work_once
 from tests.api import Api
@@ -189,12 +191,22 @@ def plain(values: dict[str, Any]) -> dict[str, Any]:
 CUSTOMER = """query ($id: ID!) { customer(id: $id) { revision creditBalance { amountMinor }
   entitlements { feature { id }
     value { enabled number choice limit unlimited overage } }
-  subscriptions { status interval recurring { amountMinor } graceEndsAt cancelAt
-    currentPeriod { start end } quantities { feature { id } quantity }
+  subscriptions { status interval recurring { amountMinor } mrr { amountMinor }
+    graceEndsAt cancelAt currentPeriod { start end } quantities { feature { id } quantity }
     items { package { versionId } quantity } scheduledChanges { id } }
   changes(first: 200) { nodes { id status total { amountMinor }
     lines { amount { amountMinor } } } }
   invoices(first: 200) { nodes { id status } } } }"""
+
+AS_OF = """query ($id: ID!, $at: DateTime!) { customer(id: $id) { asOf(at: $at) {
+  entitlements { feature { id }
+    value { enabled number choice limit unlimited overage } }
+  subscriptions { status interval recurring { amountMinor } mrr { amountMinor }
+    graceEndsAt cancelAt currentPeriod { start end } quantities { feature { id } quantity }
+    items { package { versionId } quantity } scheduledChanges { id } } } } }"""
+
+MOVEMENTS = """{ mrrMovements(from: "2026-01-01T00:00:00Z", to: "2035-12-01T00:00:00Z",
+  currency: "usd") { opening { amountMinor } closing { amountMinor } } }"""
 
 CUSTOMERS = ("acme", "bolt")
 CARDS = ("pm_card_visa", "pm_card_chargeCustomerFail", "pm_card_authenticationRequired")
@@ -536,6 +548,15 @@ class Lives(RuleBasedStateMachine):
         await self._move(to, away)
 
     async def _move(self, to: datetime, away: bool) -> None:
+        at, seen = self._now(), {who: await self._look(who) for who in CUSTOMERS}
+        await self._to(to, away)
+        if to > at:
+            for who, answer in seen.items():
+                then = await self.api.ask(AS_OF, id=who, at=at.isoformat())
+                for name, told in then["customer"]["asOf"].items():
+                    assert told == answer[name], (who, at)
+
+    async def _to(self, to: datetime, away: bool) -> None:
         services = self.world.services
         if away:
             await services.payments.advance_clock(to)
@@ -561,8 +582,23 @@ class Lives(RuleBasedStateMachine):
             await reconciled_clean(self.world.services)
             for who in CUSTOMERS:
                 await self._balance(who)
+            await self._mrr_adds_up()
 
         self.runner.run(balance())
+
+    async def _mrr_adds_up(self) -> None:
+        """What moved it, what the ledger says of it, and what is held come to the same."""
+        held = [
+            subscription["mrr"]
+            for who in CUSTOMERS
+            for subscription in (await self._look(who))["subscriptions"]
+        ]
+        found = (await self.api.ask(MOVEMENTS))["mrrMovements"]
+        async with self.world.services.database.read() as session:
+            told = await session.scalar(select(func.sum(AuditEntryRow.mrr_delta_minor))) or 0
+        closing = minor(found["closing"])
+        assert (minor(found["opening"]), closing) == (0, sum(minor(mrr) for mrr in held))
+        assert closing == told
 
     async def _balance(self, who: str) -> None:
         customer, books = await self._look(who), self.books[who]
