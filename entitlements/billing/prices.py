@@ -6,6 +6,7 @@ A price is immutable there as a version is here: `pro@3/base/usd/month` never ch
 import hashlib
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import msgspec
@@ -19,6 +20,7 @@ from entitlements.kernel.ids import new_id
 from entitlements.kernel.money import minor_from_major, plain, round_rate
 from entitlements.kernel.period import Interval
 from entitlements.storage.unit_of_work import Database
+from entitlements.subscriptions.grandfathering import LIST
 from entitlements.subscriptions.lines import Slot
 
 LOOKUP_KEYS_PER_CALL = 10
@@ -29,13 +31,15 @@ ARCHIVED = "archived"
 
 
 class PriceName(msgspec.Struct, frozen=True, order=True):
-    """Which of our prices: a charge of a version, in a currency, for an interval."""
+    """Which of our prices: a charge of a version, in a currency, for an interval; below list where
+    a cap holds it there (DESIGN 9)."""
 
     package_id: str
     version: int
     charge_id: str
     currency: str
     interval: Interval
+    factor: Decimal = LIST
 
     @property
     def version_id(self) -> str:
@@ -46,8 +50,11 @@ class PriceName(msgspec.Struct, frozen=True, order=True):
         """
         >>> PriceName("pro", 3, "base", "usd", Interval.MONTH).lookup_key
         'pro@3/base/usd/month'
+        >>> PriceName("pro", 3, "base", "usd", Interval.MONTH, Decimal("0.80")).lookup_key
+        'pro@3/base/usd/month/0.8'
         """
-        return f"{self.version_id}/{self.charge_id}/{self.currency}/{self.interval}"
+        key = f"{self.version_id}/{self.charge_id}/{self.currency}/{self.interval}"
+        return key if self.factor == LIST else f"{key}/{plain(self.factor)}"
 
 
 class PricedSlot(msgspec.Struct, frozen=True):
@@ -57,6 +64,7 @@ class PricedSlot(msgspec.Struct, frozen=True):
     version: int
     charge_id: str
     interval: Interval
+    price_factor: Decimal = LIST
 
     @property
     def key(self) -> str:
@@ -64,7 +72,9 @@ class PricedSlot(msgspec.Struct, frozen=True):
 
 
 def name_of(slot: Slot | PricedSlot, currency: str, interval: Interval) -> PriceName:
-    return PriceName(slot.package_id, slot.version, slot.charge_id, currency, interval)
+    return PriceName(
+        slot.package_id, slot.version, slot.charge_id, currency, interval, slot.price_factor
+    )
 
 
 def lookup_key(slot: Slot | PricedSlot, currency: str, interval: Interval) -> str:
@@ -83,17 +93,22 @@ def slot_of(key: str) -> PricedSlot:
     >>> slot_of("pro@3/base/usd/month").key
     'pro/base'
     """
-    version_id, charge_id, _, interval = key.split("/")
+    version_id, charge_id, _, interval, *factor = key.split("/")
     package_id, version = version_id.split("@")
-    return PricedSlot(package_id, int(version), charge_id, Interval(interval))
+    below = Decimal(factor[0]) if factor else LIST
+    return PricedSlot(package_id, int(version), charge_id, Interval(interval), below)
 
 
-def price_params(charge: Charge, price: Price) -> dict[str, Any]:
-    """A licensed charge's price as the provider writes it, in minor units.
+def price_params(charge: Charge, price: Price, factor: Decimal = LIST) -> dict[str, Any]:
+    """A licensed charge's price as the provider writes it, in minor units, times `factor`.
 
     `included` and `minimum` cannot be said there: the quantity that is sent is already the
     billable one (`pricing.charges.billable_quantity`).
     """
+
+    def minor(amount: Decimal) -> Decimal:
+        return plain(round_rate(minor_from_major(amount, price.currency) * Fraction(factor)))
+
     params: dict[str, Any] = {
         "currency": price.currency,
         "recurring": {"interval": price.interval.value},
@@ -104,15 +119,15 @@ def price_params(charge: Charge, price: Price) -> dict[str, Any]:
         params["tiers"] = [
             {
                 "up_to": "inf" if tier.up_to is None else tier.up_to,
-                "unit_amount_decimal": _minor(tier.unit, price.currency),
+                "unit_amount_decimal": minor(tier.unit),
             }
-            | ({"flat_amount_decimal": _minor(tier.flat, price.currency)} if tier.flat else {})
+            | ({"flat_amount_decimal": minor(tier.flat)} if tier.flat else {})
             for tier in price.tiers
         ]
         return params
     amount = price.flat_amount if charge.model is PricingModel.FLAT else price.unit_amount
     assert amount is not None
-    params["unit_amount_decimal"] = _minor(amount, price.currency)
+    params["unit_amount_decimal"] = minor(amount)
     if charge.model is PricingModel.PACKAGE:
         params["transform_quantity"] = {"divide_by": charge.package_size, "round": "up"}
     return params
@@ -123,7 +138,7 @@ def params_of(catalog: Catalog, name: PriceName) -> dict[str, Any]:
     charge = catalog.version(name.package_id, name.version).charge(name.charge_id)
     price = charge.price(name.currency, name.interval)
     assert price is not None
-    return price_params(charge, price)
+    return price_params(charge, price, name.factor)
 
 
 def terms(params: Mapping[str, Any]) -> str:
@@ -139,10 +154,6 @@ def price_metadata(name: PriceName, params: Mapping[str, Any]) -> dict[str, str]
 def product_metadata(package: AnyPackage) -> dict[str, str]:
     """`name` is the one we gave it: where the product has another, somebody edited it there."""
     return {"package": package.id, "name": package.name}
-
-
-def _minor(amount: Decimal, currency: str) -> Decimal:
-    return plain(round_rate(minor_from_major(amount, currency)))
 
 
 class ProviderPrices:
@@ -179,7 +190,7 @@ class ProviderPrices:
                 await self.remember({name: provider_id})
         for name in names.values():
             sold = catalog.current.get(name.package_id)
-            if sold is None or sold.version != name.version:
+            if sold is None or sold.version != name.version or name.factor != LIST:
                 await self._sell_again(self._by_lookup_key[name.lookup_key])
         return {slot: self._by_lookup_key[name.lookup_key] for slot, name in names.items()}
 

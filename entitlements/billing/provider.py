@@ -40,6 +40,7 @@ from entitlements.kernel.errors import (
 from entitlements.kernel.ids import new_id
 from entitlements.kernel.period import Interval, Period, add_months, to_second
 from entitlements.storage.unit_of_work import Database
+from entitlements.subscriptions.grandfathering import LIST
 from entitlements.subscriptions.invoice_line import Allocation, Line, LineKind
 from entitlements.subscriptions.lines import Slot, allocations_of, bills_at_zero
 from entitlements.subscriptions.payments import (
@@ -377,7 +378,7 @@ class StripeProvider:
         repriced_all = order.new_period and not order.ends_trial
         for slot in after:
             old = held.get(slot.key)
-            if old is None or repriced_all or old.slot.version != slot.version:
+            if old is None or repriced_all or not old.slot.priced_as(slot):
                 repriced.append(slot)
             if old is None or repriced_all or not old.slot.costs_as(slot):
                 changing.append((slot, old or held.get(order.replaces.get(slot.key, ""))))
@@ -849,6 +850,7 @@ class StripeProvider:
                     slots[item.price.id].version if item.price.id in slots else None,
                     slots[item.price.id].charge_id if item.price.id in slots else None,
                     item.quantity,
+                    slots[item.price.id].price_factor if item.price.id in slots else LIST,
                 )
                 for item in items
             ),

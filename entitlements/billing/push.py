@@ -6,6 +6,7 @@ same comparison: on what we make we write what we said of it.
 """
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from decimal import InvalidOperation
 from enum import StrEnum
 from typing import Any
 
@@ -20,6 +21,7 @@ from entitlements.billing.prices import (
     params_of,
     price_metadata,
     product_id_of,
+    slot_of,
     terms,
 )
 from entitlements.billing.sdk import provider_errors
@@ -260,7 +262,14 @@ def _name_of(catalog: Catalog, price: FoundPrice, remembered_as: str | None) -> 
     if package is None or price.interval is None:
         return None
     name = PriceName(package.id, package.version, charge_id, price.currency, price.interval)
-    return name if name in set(licensed_prices(package)) else None
+    if name not in set(licensed_prices(package)):
+        return None
+    key = remembered_as if remembered_as is not None else price.lookup_key
+    if key is None or not key.startswith(f"{name.lookup_key}/"):
+        return name
+    with contextlib.suppress(ValueError, InvalidOperation):  # it is below list
+        return msgspec.structs.replace(name, factor=slot_of(key).price_factor)
+    return None
 
 
 class Refusal(msgspec.Struct, frozen=True):

@@ -431,7 +431,14 @@ def _noting(repair: Repair, notes: dict[Repair, str]) -> Iterator[None]:
 def _slot(item: ItemSide) -> Slot:
     """What an item of ours stands for, as far as the provider is concerned."""
     slot, quantity = slot_of(item.price), item.quantity or 0
-    return Slot(slot.package_id, slot.version, slot.charge_id, quantity, quantity)
+    return Slot(
+        slot.package_id,
+        slot.version,
+        slot.charge_id,
+        quantity,
+        quantity,
+        price_factor=slot.price_factor,
+    )
 
 
 def _told(drift: Drift) -> dict[str, object]:

@@ -27,7 +27,13 @@ from entitlements.catalog.model import (
 )
 from entitlements.kernel.errors import Conflict, Issue, TrialNotAvailable, ValidationFailed
 from entitlements.kernel.period import Interval, Period, to_second
-from entitlements.subscriptions.composition import TargetItem, add_ons_held, parts_held
+from entitlements.subscriptions.composition import (
+    TargetItem,
+    add_ons_held,
+    continued,
+    parts_held,
+)
+from entitlements.subscriptions.grandfathering import terms_of
 from entitlements.subscriptions.invoice_line import Line
 from entitlements.subscriptions.lines import Book, HeldPackage, Slot, replacements, slots_of
 from entitlements.subscriptions.queue import (
@@ -301,9 +307,9 @@ def _direction(
         return (ChangeDirection.UPGRADE if upgrade else ChangeDirection.DOWNGRADE), rules
     seats = _compare(held.quantities, target.quantities)
     packages = _compare(add_ons_held(catalog, held.items), add_ons_held(catalog, target.items))
-    versions = {i.package_id: i.version for i in held.items}
-    moved = any(versions.get(i.package_id, i.version) != i.version for i in target.items)
-    regrouped = versions.keys() != {i.package_id for i in target.items}  # bundles from or to parts
+    terms = {i.package_id: terms_of(i) for i in held.items}
+    moved = any(terms.get(i.package_id, terms_of(i)) != terms_of(i) for i in target.items)
+    regrouped = terms.keys() != {i.package_id for i in target.items}  # bundles from or to parts
     more, less = seats[0] or packages[0], seats[1] or packages[1]
     if more or moved or (regrouped and not less):
         rules.append(policy.upgrade)
@@ -439,16 +445,7 @@ def _plan_trial(
 
 
 def _continued(held: Subscription) -> tuple[TargetItem, ...]:
-    return tuple(
-        TargetItem(
-            package_id=item.package_id,
-            version=item.version,
-            entitlements_version=item.entitlements_version,
-            quantity=item.quantity,
-            item_id=item.id,
-        )
-        for item in held.items
-    )
+    return tuple(map(continued, held.items))
 
 
 def _joining(

@@ -7,12 +7,14 @@ takes the place of the same thing held singly.
 
 from collections import Counter
 from collections.abc import Collection, Iterable
+from decimal import Decimal
 
 import msgspec
 
 from entitlements.catalog.model import AddOn, AnyPackage, Bundle, Catalog, Plan
 from entitlements.kernel.errors import Issue, ValidationFailed
 from entitlements.pricing.selection import Part, parts_of
+from entitlements.subscriptions.grandfathering import LIST
 from entitlements.subscriptions.lines import HeldPackage
 from entitlements.subscriptions.request import ChangeRequest
 from entitlements.subscriptions.state import Item, Subscription, held_package
@@ -26,6 +28,21 @@ class TargetItem(msgspec.Struct, frozen=True, kw_only=True):
     entitlements_version: int
     quantity: int
     item_id: str | None = None
+    price_factor: Decimal = LIST
+    cap_percent: Decimal | None = None
+
+
+def continued(item: Item, quantity: int | None = None) -> TargetItem:
+    """A held item that goes on, on its own terms, as many as are held or wanted."""
+    return TargetItem(
+        package_id=item.package_id,
+        version=item.version,
+        entitlements_version=item.entitlements_version,
+        quantity=item.quantity if quantity is None else quantity,
+        item_id=item.id,
+        price_factor=item.price_factor,
+        cap_percent=item.cap_percent,
+    )
 
 
 def parts_held(catalog: Catalog, items: Iterable[HeldPackage]) -> list[Part]:
@@ -174,13 +191,7 @@ class Composer:
                 quantity=quantity,
                 item_id=held.id if held else None,
             )
-        return TargetItem(
-            package_id=package_id,
-            version=held.version,
-            entitlements_version=held.entitlements_version,
-            quantity=quantity,
-            item_id=held.id,
-        )
+        return continued(held, quantity)
 
     def _latest(self, package_id: str) -> int | None:
         """At which version it is bought now; None if it is not sold any more."""

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
 from itertools import count, islice
+from typing import Protocol
 
 import msgspec
 
@@ -44,6 +45,28 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     entitlements_version: int
     price_factor: Decimal = LIST
     cap_percent: Decimal | None = None
+
+
+class OnTerms(Protocol):
+    """What says on which terms a package is held, or is to be."""
+
+    @property
+    def version(self) -> int: ...
+    @property
+    def entitlements_version(self) -> int: ...
+    @property
+    def price_factor(self) -> Decimal: ...
+    @property
+    def cap_percent(self) -> Decimal | None: ...
+
+
+def terms_of(item: OnTerms) -> Terms:
+    return Terms(
+        version=item.version,
+        entitlements_version=item.entitlements_version,
+        price_factor=item.price_factor,
+        cap_percent=item.cap_percent,
+    )
 
 
 ListRecurring = Callable[[int], Fraction]

@@ -159,6 +159,8 @@ def after_change(catalog: Catalog, state: CustomerState, plan: ChangePlan) -> Cu
                 entitlements_version=item.entitlements_version,
                 quantity=item.quantity,
                 started_at=plan.effective_at,
+                price_factor=item.price_factor,
+                cap_percent=item.cap_percent,
             )
             for item in plan.items
         ),

@@ -6,6 +6,7 @@ for the whole new one, never the difference: so a second change credits the full
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from decimal import Decimal
 from fractions import Fraction
 from typing import Protocol
 
@@ -18,6 +19,7 @@ from entitlements.pricing import charges as priced
 from entitlements.pricing.mrr import mrr_minor
 from entitlements.pricing.proration import allocate, capped_credit, prorate
 from entitlements.pricing.quantities import charged_quantity
+from entitlements.subscriptions.grandfathering import LIST
 from entitlements.subscriptions.invoice_line import Allocation, Line, LineKind
 from entitlements.subscriptions.state import Subscription
 
@@ -26,7 +28,7 @@ class Slot(msgspec.Struct, frozen=True):
     """One charge of one package held: what the provider keeps as one subscription item.
 
     `quantity` is what was bought or is held, `billable` what of it is paid for (CATALOG.md); both
-    are 0 for a metered charge.
+    are 0 for a metered charge. Every amount of the price counts times `price_factor`.
     """
 
     package_id: str
@@ -35,6 +37,7 @@ class Slot(msgspec.Struct, frozen=True):
     quantity: int
     billable: int
     metered: bool = False
+    price_factor: Decimal = LIST
 
     @property
     def key(self) -> str:
@@ -42,11 +45,12 @@ class Slot(msgspec.Struct, frozen=True):
 
     def costs_as(self, other: "Slot") -> bool:
         """Whether the two are paid for alike, so that nothing is settled between them."""
-        return (self.key, self.version, self.billable) == (
-            other.key,
-            other.version,
-            other.billable,
-        )
+        return self.priced_as(other) and self.billable == other.billable
+
+    def priced_as(self, other: "Slot") -> bool:
+        """Whether one price of the provider does for both."""
+        ours = (self.key, self.version, self.price_factor)
+        return ours == (other.key, other.version, other.price_factor)
 
 
 def replacements(
@@ -86,6 +90,8 @@ class HeldPackage(Protocol):
     def version(self) -> int: ...
     @property
     def quantity(self) -> int: ...
+    @property
+    def price_factor(self) -> Decimal: ...
 
 
 def slots_of(
@@ -97,7 +103,15 @@ def slots_of(
         for charge in package.charges:
             counted = 0 if charge.metered else charged_quantity(charge, item.quantity, quantities)
             billable = 0 if charge.metered else priced.billable_quantity(charge, counted)
-            yield Slot(package.id, package.version, charge.id, counted, billable, charge.metered)
+            yield Slot(
+                package.id,
+                package.version,
+                charge.id,
+                counted,
+                billable,
+                charge.metered,
+                item.price_factor,
+            )
 
 
 class Book:
@@ -124,7 +138,7 @@ class Book:
         price = charge.price(self._currency, interval)
         if price is None or slot.metered:
             return Fraction(0)
-        return priced.amount(charge, price, slot.quantity)
+        return priced.amount(charge, price, slot.quantity) * Fraction(slot.price_factor)
 
     def credits(self, slots: Iterable[Slot], held: Subscription, at: datetime) -> Iterable[Line]:
         """Unused time back: price × seconds left ÷ seconds, never more than what was charged."""

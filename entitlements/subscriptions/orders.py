@@ -87,12 +87,22 @@ def correction_of(
     """
     after = tuple(slots_of(catalog, held.items, held.quantities))
     before = [
-        HeldSlot(Slot(i.package_id, i.version, i.charge_id, i.quantity, i.quantity), i.id)
+        HeldSlot(
+            Slot(
+                i.package_id,
+                i.version,
+                i.charge_id,
+                i.quantity,
+                i.quantity,
+                price_factor=i.price_factor,
+            ),
+            i.id,
+        )
         for i in provided.items
         if i.package_id and i.version and i.charge_id and i.quantity is not None
     ]
-    ours = {(s.key, s.version, s.billable) for s in after if not s.metered and s.billable}
-    theirs = {(h.slot.key, h.slot.version, h.slot.billable) for h in before if h.slot.billable}
+    ours = {_paid(s) for s in after if not s.metered and s.billable}
+    theirs = {_paid(h.slot) for h in before if h.slot.billable}
     other_interval = provided.interval is not held.interval
     if ours == theirs and not other_interval:
         return None
@@ -112,6 +122,10 @@ def correction_of(
         replaces=replacements(catalog, there, after, held.currency, provided.interval),
         release=True,
     )
+
+
+def _paid(slot: Slot) -> object:
+    return slot.key, slot.version, slot.price_factor, slot.billable
 
 
 def billing_customer(row: CustomerRow) -> BillingCustomer:

@@ -6,6 +6,7 @@ named by an idempotency key of ours, so that it may be repeated after a crash.
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from decimal import Decimal
 from enum import StrEnum
 from typing import Protocol
 
@@ -13,6 +14,7 @@ import msgspec
 
 from entitlements.catalog.model import ProrationMode
 from entitlements.kernel.period import Interval, Period
+from entitlements.subscriptions.grandfathering import LIST
 from entitlements.subscriptions.invoice_line import Line, line_name
 from entitlements.subscriptions.lines import Slot
 from entitlements.subscriptions.state import SubscriptionStatus
@@ -105,6 +107,7 @@ class ProviderItem(msgspec.Struct, frozen=True):
     version: int | None
     charge_id: str | None
     quantity: int | None
+    price_factor: Decimal = LIST
 
     @property
     def key(self) -> str:
@@ -134,8 +137,10 @@ class ProviderSubscription(msgspec.Struct, frozen=True, kw_only=True):
             return self.status is SubscriptionStatus.CANCELED
         if future.slots is None or self.interval is not future.interval:
             return False
-        there = {(item.key, item.version, item.quantity) for item in self.items}
-        wanted = {(s.key, s.version, s.billable) for s in future.slots if not s.metered}
+        there = {(i.key, i.version, i.price_factor, i.quantity) for i in self.items}
+        wanted = {
+            (s.key, s.version, s.price_factor, s.billable) for s in future.slots if not s.metered
+        }
         return wanted <= there
 
 

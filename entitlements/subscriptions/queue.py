@@ -17,6 +17,7 @@ from entitlements.kernel.errors import ValidationFailed
 from entitlements.kernel.period import Interval, Period
 from entitlements.subscriptions import trials
 from entitlements.subscriptions.composition import TargetItem
+from entitlements.subscriptions.grandfathering import terms_of
 from entitlements.subscriptions.request import ChangeRequest, Queued
 from entitlements.subscriptions.state import (
     CustomerState,
@@ -140,7 +141,7 @@ def _item_id(entry: Queued, position: int) -> str:
 
 
 def _terms(held: Subscription) -> object:
-    items = {(i.package_id, i.version, i.entitlements_version, i.quantity) for i in held.items}
+    items = {(i.package_id, terms_of(i), i.quantity) for i in held.items}
     return items, dict(held.quantities), held.interval
 
 
@@ -163,6 +164,8 @@ def items_held(
                 quantity=target.quantity,
                 started_at=old.started_at if old else at,
                 charges={c.id: charges.get(c.id, HeldCharge("")) for c in package.charges},
+                price_factor=target.price_factor,
+                cap_percent=target.cap_percent,
             )
         )
     return tuple(found)

@@ -20,6 +20,7 @@ from entitlements.kernel.period import Interval, Period
 from entitlements.notices import outbox
 from entitlements.notices.events import Event
 from entitlements.subscriptions.change import ChangePlan
+from entitlements.subscriptions.grandfathering import LIST
 from entitlements.subscriptions.invoice_line import Line
 from entitlements.subscriptions.payments import (
     ProviderCustomer,
@@ -241,6 +242,8 @@ def item_of(row: SubscriptionItemRow) -> Item:
         quantity=row.quantity,
         started_at=row.started_at,
         charges=msgspec.convert(row.charges, dict[str, HeldCharge]),
+        price_factor=LIST if row.price_factor is None else row.price_factor,
+        cap_percent=row.cap_percent,
     )
 
 
@@ -310,6 +313,8 @@ async def store_plan(
                 entitlements_version=target.entitlements_version,
                 quantity=target.quantity,
                 started_at=plan.effective_at,
+                price_factor=target.price_factor,
+                cap_percent=target.cap_percent,
                 charges={
                     slot.charge_id: HeldCharge(
                         provider_items.get(slot.key, ""), plan.charged_at.get(slot.key)
@@ -356,6 +361,8 @@ async def store_items(session: AsyncSession, row: SubscriptionRow, items: Sequen
         stored.package_id = item.package_id
         stored.version = item.version
         stored.entitlements_version = item.entitlements_version
+        stored.price_factor = None if item.price_factor == LIST else item.price_factor
+        stored.cap_percent = item.cap_percent
         stored.quantity = item.quantity
         stored.charges = msgspec.to_builtins(item.charges)
     await session.flush()

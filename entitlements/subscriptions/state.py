@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from decimal import Decimal
 from enum import StrEnum
 
 import msgspec
@@ -10,6 +11,7 @@ from entitlements.catalog.model import AnyPackage, Catalog, Plan, Policy, TrialE
 from entitlements.grants.overrides import Override
 from entitlements.kernel.period import Interval, Period
 from entitlements.pricing.selection import parts_of
+from entitlements.subscriptions.grandfathering import LIST
 from entitlements.subscriptions.invoice_line import Line
 from entitlements.subscriptions.request import Queued
 
@@ -45,7 +47,9 @@ class HeldCharge(msgspec.Struct, frozen=True):
 class Item(msgspec.Struct, frozen=True, kw_only=True):
     """One package held. `entitlements_version` is whose entitlements hold: the price's, or later.
 
-    `charges` is keyed by charge id and holds the licensed and metered charges alike.
+    Every amount of the version counts times `price_factor`, 1 being list; while it is below, each
+    renewal raises it by `cap_percent` at most. `charges` is keyed by charge id and holds the
+    licensed and metered charges alike.
     """
 
     id: str
@@ -55,6 +59,8 @@ class Item(msgspec.Struct, frozen=True, kw_only=True):
     quantity: int
     started_at: datetime
     charges: Mapping[str, HeldCharge] = {}
+    price_factor: Decimal = LIST
+    cap_percent: Decimal | None = None
 
 
 class Subscription(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,6 +1,7 @@
 """What is stored of customers: what they hold, what they changed, what they were invoiced."""
 
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import (
@@ -15,7 +16,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, mapped_column
 
 from entitlements.storage.announcing import announce_changes
-from entitlements.storage.base import Base, CustomerKey, Id, Instant, Json, Key
+from entitlements.storage.base import Base, CustomerKey, Exact, Id, Instant, Json, Key
 
 
 class CustomerRow(Base):
@@ -105,6 +106,8 @@ class SubscriptionItemRow(Base):
     package_id: Mapped[str] = mapped_column(Key)
     version: Mapped[int]
     entitlements_version: Mapped[int]
+    price_factor: Mapped[Decimal | None] = mapped_column(Exact)  # below list; None is 1
+    cap_percent: Mapped[Decimal | None] = mapped_column(Exact)  # of each rise until then
     quantity: Mapped[int]
     started_at: Mapped[datetime] = mapped_column(Instant)
     charges: Mapped[Any] = mapped_column(Json)  # HeldCharge by charge id
