@@ -41,6 +41,7 @@ from entitlements.subscriptions.customers import CustomerService
 from entitlements.subscriptions.due import Due
 from entitlements.subscriptions.erasing import Erasing
 from entitlements.subscriptions.history import History
+from entitlements.subscriptions.moving import Moving
 from entitlements.subscriptions.paying import PayingService
 from entitlements.subscriptions.quoting import Quoting
 from entitlements.subscriptions.return_urls import ReturnUrls
@@ -51,6 +52,7 @@ from entitlements.subscriptions.sync import ProviderSync
 from entitlements.subscriptions.tables import (
     ChangeRow,
     CustomerRow,
+    MigrationRow,
     SubscriptionItemRow,
     SubscriptionRow,
     TrialRow,
@@ -78,6 +80,7 @@ class Services:
     changes: ChangeService
     approvals: Approvals
     trials: Trials
+    moving: Moving
     settlement: Settlement
     alignment: Alignment
     due: Due
@@ -118,6 +121,7 @@ class SandboxClock:
         self._due: Due | None = None
         self._alignment: Alignment | None = None
         self._trials: Trials | None = None
+        self._moving: Moving | None = None
 
     def connect(
         self,
@@ -126,9 +130,11 @@ class SandboxClock:
         due: Due,
         alignment: Alignment,
         trials: Trials,
+        moving: Moving,
     ) -> None:
         self._payments, self._sync = payments, sync
-        self._due, self._alignment, self._trials = due, alignment, trials
+        self._due, self._alignment = due, alignment
+        self._trials, self._moving = trials, moving
 
     async def load(self) -> None:
         """Go on where the clock was set last, by this process or another."""
@@ -183,6 +189,7 @@ class SandboxClock:
         `stays`: from now on the clock only moves by hand, also after a restart.
         """
         assert self._due is not None
+        await self._move()
         for _ in range(STEPS_AT_MOST):
             at = await self._next_at(to)
             if at is None:
@@ -195,14 +202,19 @@ class SandboxClock:
     async def _next_at(self, to: datetime) -> datetime | None:
         assert self._due is not None
         assert self._trials is not None
-        instants = [await self._due.next_at(to), await self._trials.next_at(self.clock.now(), to)]
+        assert self._moving is not None
+        now = self.clock.now()
+        instants = [
+            await self._due.next_at(to),
+            await self._trials.next_at(now, to),
+            await self._moving.next_at(now, to),
+        ]
         return min((at for at in instants if at is not None), default=None)
 
     async def _step(self, to: datetime, *, stays: bool) -> None:
         assert isinstance(self.clock, SettableClock)
         assert self._payments is not None
         assert self._due is not None
-        assert self._alignment is not None
         assert self._trials is not None
         await self._payments.advance_clock(to)
         if stays:
@@ -213,6 +225,14 @@ class SandboxClock:
         for customer_id in await self._due.customers():
             await self._due.apply(customer_id)
         await self._trials.work()
+        await self._move()
+
+    async def _move(self) -> None:
+        """What policies move from now on, and what the provider has still to be told."""
+        assert self._moving is not None
+        assert self._alignment is not None
+        while await self._moving.work():
+            pass
         for subscription_id in await self._alignment.waiting():
             with contextlib.suppress(ServiceError):  # it is logged, and the worker tries again
                 await self._alignment.align(subscription_id)
@@ -248,15 +268,19 @@ async def _held_versions(session: AsyncSession) -> set[str]:
     """Every package version that somebody holds, tries or is about to hold, as `pro@3`."""
     held = await session.execute(
         select(SubscriptionItemRow.package_id, SubscriptionItemRow.version).union(
+            select(SubscriptionItemRow.package_id, SubscriptionItemRow.entitlements_version),
+            select(MigrationRow.package_id, MigrationRow.to_version),
             select(TrialRow.package_id, TrialRow.version).where(
                 TrialRow.status == TrialStatus.ACTIVE.value
-            )
+            ),
         )
     )
     return {f"{package_id}@{version}" for package_id, version in held} | {
         f"{package_id}@{version}"
         for request in await session.scalars(
-            select(ChangeRow.request).where(ChangeRow.status.in_(("pending", "scheduled")))
+            select(ChangeRow.request).where(
+                ChangeRow.status.in_(("pending", "scheduled")), ChangeRow.migration_id.is_(None)
+            )
         )
         for package_id, version in request.get("versions", {}).items()
     }
@@ -316,7 +340,8 @@ async def build_services(settings: Settings, *, clock: SettableClock | None = No
         return_urls,
     )
     trials = Trials(database, catalog.current, service_clock, changes, quoting, alignment)
-    sandbox_clock.connect(payments, sync, due, alignment, trials)
+    moving = Moving(database, catalog.current, catalog.policies, service_clock, quoting, changes)
+    sandbox_clock.connect(payments, sync, due, alignment, trials, moving)
     sender = Sender(sandbox=settings.sandbox)
     webhooks = Webhooks(
         database,
@@ -340,6 +365,7 @@ async def build_services(settings: Settings, *, clock: SettableClock | None = No
         changes=changes,
         approvals=approvals,
         trials=trials,
+        moving=moving,
         settlement=settlement,
         alignment=alignment,
         due=due,

@@ -35,6 +35,7 @@ async def work_once(services: Services, *, inbox_only: bool = False) -> int:
     for customer_id in await services.due.customers():
         done += await services.due.apply(customer_id)
     done += await services.trials.work()
+    done += await services.moving.work()
     for change_id in await services.settlement.unfinished():
         try:
             await services.settlement.finish(change_id)

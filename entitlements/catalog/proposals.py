@@ -40,6 +40,16 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     notice_days: int | None = None
 
 
+class PublishedPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """What a published version says of those who hold a lower one. Notice counts from then."""
+
+    version: int
+    published_at: datetime
+    policy: Policy
+    proposal_id: str = ""
+    reason: str = ""  # the proposal's
+
+
 def check_policies(policies: Sequence[Policy], base: Catalog, draft: Draft) -> list[Issue]:
     """Every mistake in a proposal's policies, with its path."""
     issues = []

@@ -5,7 +5,7 @@ Nothing is published but through a proposal: document, reason, and somebody else
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -19,7 +19,7 @@ from entitlements.catalog import versions
 from entitlements.catalog.diff import Difference, diff, summary
 from entitlements.catalog.document import Draft, parse
 from entitlements.catalog.model import AnyPackage, Catalog
-from entitlements.catalog.proposals import Policy, check_policies, notes
+from entitlements.catalog.proposals import Policy, PublishedPolicy, check_policies, notes
 from entitlements.catalog.tables import CatalogProposalRow, CatalogRevisionRow, PackageVersionRow
 from entitlements.catalog.versions import Publication
 from entitlements.kernel.clock import Clock
@@ -70,6 +70,8 @@ class CatalogService:
         self._require_second_approver = require_second_approver
         self._effective_at: list[datetime] = []  # of revision 1, 2, …: it never falls
         self._loaded: dict[int, Catalog] = {}  # the one used last stands last
+        self._policies: dict[str, list[PublishedPolicy]] = {}
+        self._policies_of = 0  # the revision up to which they are known
         feed.subscribe(CATALOG_CHANNEL, self._refresh)
 
     # ── reading ──────────────────────────────────────────────────────────────
@@ -166,6 +168,19 @@ class CatalogService:
             else:
                 gone = middle
         return gone
+    async def policies(self) -> Mapping[str, Sequence[PublishedPolicy]]:
+        """What was said of those who hold older versions, by package id, in order of publishing:
+        also what is approved and takes effect later. A package that is not there is kept."""
+        await self.current()
+        latest = len(self._effective_at)
+        if self._policies_of < latest:
+            async with self._database.read() as session:
+                found = await _policies(session, self._policies_of, latest)
+            if self._policies_of < latest:  # not learned meanwhile
+                for published in found:
+                    self._policies.setdefault(published.policy.package_id, []).append(published)
+                self._policies_of = latest
+        return self._policies
 
     def _revision_at(self, at: datetime) -> int:
         return bisect_right(self._effective_at, at)
@@ -512,6 +527,41 @@ async def _store(
     ]
     if reworded:
         await session.execute(update(PackageVersionRow), reworded)
+
+
+async def _policies(session: AsyncSession, after: int, to: int) -> list[PublishedPolicy]:
+    """What the revisions after one and up to another say of holders of older versions."""
+    versions_of: dict[str, list[tuple[int, int]]] = {}
+    query = select(
+        PackageVersionRow.package_id, PackageVersionRow.revision, PackageVersionRow.version
+    )
+    for package_id, revision, version in await session.execute(query):
+        versions_of.setdefault(package_id, []).append((revision, version))
+    rows = await session.scalars(
+        select(CatalogProposalRow)
+        .where(
+            CatalogProposalRow.published_revision > after,
+            CatalogProposalRow.published_revision <= to,
+        )
+        .order_by(CatalogProposalRow.published_revision)
+    )
+    found = []
+    for row in rows:
+        assert row.published_revision is not None
+        assert row.effective_at is not None
+        for policy in msgspec.convert(row.policies, tuple[Policy, ...]):
+            known = versions_of.get(policy.package_id, ())
+            versions = [v for revision, v in known if revision <= row.published_revision]
+            found.append(
+                PublishedPolicy(
+                    version=max(versions),
+                    published_at=row.effective_at,
+                    policy=policy,
+                    proposal_id=row.id,
+                    reason=row.reason,
+                )
+            )
+    return found
 
 
 def _version_row(package: AnyPackage, revision: int) -> dict[str, Any]:

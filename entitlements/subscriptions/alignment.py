@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 
 import structlog
-from sqlalchemy import ColumnElement, exists, select, update
+from sqlalchemy import select, update
 
 from entitlements.audit import ledger
 from entitlements.catalog.model import Catalog
@@ -29,6 +29,7 @@ from entitlements.subscriptions.payments import (
 )
 from entitlements.subscriptions.records import (
     UNSETTLED,
+    being_changed,
     load_state,
     locked_customer,
     mirror_invoice,
@@ -63,7 +64,7 @@ class Alignment:
         """Subscriptions of which the provider is to be told something now."""
         query = (
             select(SubscriptionRow.id)
-            .where(SubscriptionRow.align_due_at <= wall_now(), ~_being_changed())
+            .where(SubscriptionRow.align_due_at <= wall_now(), ~being_changed())
             .order_by(SubscriptionRow.align_due_at)
             .limit(limit)
         )
@@ -230,9 +231,3 @@ class Alignment:
                 return
             await asyncio.sleep(0.05)
         raise Conflict("the provider is being told of another change", code="CHANGE_IN_PROGRESS")
-
-
-def _being_changed() -> ColumnElement[bool]:
-    return exists().where(
-        ChangeRow.customer_id == SubscriptionRow.customer_id, ChangeRow.status.in_(UNSETTLED)
-    )

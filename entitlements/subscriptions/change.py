@@ -33,7 +33,7 @@ from entitlements.subscriptions.composition import (
     continued,
     parts_held,
 )
-from entitlements.subscriptions.grandfathering import terms_of
+from entitlements.subscriptions.grandfathering import Move, terms_of
 from entitlements.subscriptions.invoice_line import Line
 from entitlements.subscriptions.lines import Book, HeldPackage, Slot, replacements, slots_of
 from entitlements.subscriptions.queue import (
@@ -234,7 +234,8 @@ def plan_change(
     held = state.live(product.id)
     if request.cancel:
         return _plan_cancellation(catalog, product, held, request, at, authority)
-    if held is not None and held.status in IN_ARREARS:
+    waits_by_policy = request.move is not None and request.timing is ChangeTiming.PERIOD_END
+    if held is not None and held.status in IN_ARREARS and not waits_by_policy:
         raise Conflict(
             "an invoice is open: until it is paid only paying, changing the card and cancelling "
             "are possible",
@@ -246,6 +247,7 @@ def plan_change(
     if request.end_trial and not on_trial:
         raise ValidationFailed.of("input", "NOTHING_TO_CHANGE", "it is not on trial")
     at_once = held is None or on_trial or billed_outside(catalog, held)
+    at_once = at_once and not waits_by_policy
     if at_once and request.timing is ChangeTiming.PERIOD_END:
         message = "nothing is paid for here yet that it could wait for the end of"
         raise ValidationFailed.of("timing", "NO_PAID_PERIOD", message)
@@ -880,4 +882,17 @@ def _describe(
         was, now = held.quantities.get(feature_id, 0), target.quantities.get(feature_id, 0)
         if was != now:
             parts.append(f"{catalog.features[feature_id].name} {was} → {now}")
+    if not parts and target.request.move is not None:
+        return _describe_move(target, target.request.move)
     return ", ".join(parts) or "Latest versions and prices"
+
+
+def _describe_move(target: Target, move: Move) -> str:
+    """ "Professional at the price of version 3": what a policy does."""
+    item = next(item for item in target.items if item.package_id == move.package_id)
+    name = target.package(item).name
+    if item.version != move.before.version:
+        return f"{name} at the price of version {item.version}"
+    if item.price_factor != move.before.price_factor:
+        return f"{name} nearer to its list price"
+    return f"{name} with what version {item.entitlements_version} gives"

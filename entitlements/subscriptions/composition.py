@@ -8,14 +8,15 @@ takes the place of the same thing held singly.
 from collections import Counter
 from collections.abc import Collection, Iterable
 from decimal import Decimal
+from functools import partial
 
 import msgspec
 
 from entitlements.catalog.model import AddOn, AnyPackage, Bundle, Catalog, Plan
 from entitlements.kernel.errors import Issue, ValidationFailed
 from entitlements.pricing.selection import Part, parts_of
-from entitlements.subscriptions.grandfathering import LIST
-from entitlements.subscriptions.lines import HeldPackage
+from entitlements.subscriptions.grandfathering import LIST, Move, arrived, terms_of
+from entitlements.subscriptions.lines import HeldPackage, list_recurring
 from entitlements.subscriptions.request import ChangeRequest
 from entitlements.subscriptions.state import Item, Subscription, held_package
 
@@ -30,6 +31,7 @@ class TargetItem(msgspec.Struct, frozen=True, kw_only=True):
     item_id: str | None = None
     price_factor: Decimal = LIST
     cap_percent: Decimal | None = None
+    migration_id: str | None = None
 
 
 def continued(item: Item, quantity: int | None = None) -> TargetItem:
@@ -42,6 +44,7 @@ def continued(item: Item, quantity: int | None = None) -> TargetItem:
         item_id=item.id,
         price_factor=item.price_factor,
         cap_percent=item.cap_percent,
+        migration_id=item.migration_id,
     )
 
 
@@ -73,6 +76,7 @@ class Composer:
     def __init__(self, catalog: Catalog, held: Subscription | None, request: ChangeRequest) -> None:
         self.issues: list[Issue] = []
         self._catalog = catalog
+        self._held = held
         self._request = request
         self._plan_item: Item | None = None
         self._bundles: dict[str, Item] = {}
@@ -180,7 +184,11 @@ class Composer:
         return [self._held_on(held, package_id, quantity)]
 
     def _held_on(self, held: Item | None, package_id: str, quantity: int) -> TargetItem:
-        """What is held goes on at its version, unless the request gives that up."""
+        """What is held goes on at its version, unless the request gives that up or a policy moves
+        it."""
+        move = self._request.move
+        if held is not None and move is not None and move.package_id == package_id:
+            return self._moved(held, move)
         latest = self._latest(package_id)
         if held is None or (self._request.to_latest_versions and latest is not None):
             assert latest is not None
@@ -192,6 +200,20 @@ class Composer:
                 item_id=held.id if held else None,
             )
         return continued(held, quantity)
+
+    def _moved(self, item: Item, move: Move) -> TargetItem:
+        assert self._held is not None
+        at_list = partial(list_recurring, self._catalog, self._held, item)
+        terms = arrived(terms_of(item), move.to, at_list)
+        returns = move.to.price_factor is not None
+        return msgspec.structs.replace(
+            continued(item),
+            version=terms.version,
+            entitlements_version=terms.entitlements_version,
+            price_factor=terms.price_factor,
+            cap_percent=terms.cap_percent,
+            migration_id=move.migration_before if returns else move.migration_id,
+        )
 
     def _latest(self, package_id: str) -> int | None:
         """At which version it is bought now; None if it is not sold any more."""

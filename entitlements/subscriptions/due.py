@@ -21,6 +21,7 @@ from entitlements.subscriptions.queue import Applied, Dropped, roll
 from entitlements.subscriptions.records import (
     drop,
     load_state,
+    look_at_policies,
     raise_future,
     record,
     store_items,
@@ -212,7 +213,9 @@ async def _enter(
         )
     await drop(session, now, ledger.SYSTEM, row, rolled.dropped)
     await taken_back(session, row, subscription.id, now)
-    raise_future(subscription)
+    look_at_policies(subscription)
+    if any(change.effective_at >= held.period.end for change in changes.values()):
+        raise_future(subscription)  # else the provider had no part in it
 
 
 def _mrr_delta(catalog: Catalog, applied: Applied) -> int:

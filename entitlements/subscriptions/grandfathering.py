@@ -9,24 +9,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
-from itertools import count, islice
+from itertools import count, islice, takewhile
 from typing import Protocol
 
 import msgspec
 
 from entitlements.catalog.proposals import GrandfatherPolicy, Policy
+from entitlements.catalog.proposals import PublishedPolicy as PublishedPolicy
 from entitlements.kernel.money import round_rate
 from entitlements.kernel.period import Interval, add_months
 
 LIST = Decimal(1)
-
-
-class PublishedPolicy(msgspec.Struct, frozen=True, kw_only=True):
-    """What a published version says of those who hold a lower one. Notice counts from then."""
-
-    version: int
-    published_at: datetime
-    policy: Policy
 
 
 class Calendar(msgspec.Struct, frozen=True):
@@ -156,30 +149,108 @@ def terms_at(
     >>> paid
     [12000, 14400, 15000, 15000]
     """
+    to, _ = destination(terms, policies, calendars, at, renewal=renewal)
+    return arrived(terms, to, list_recurring)
+
+
+class Destination(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Where terms go: to another version under a cap or, where `rises`, nearer to the list price of
+    the one held; the entitlements with the price or apart. `price_factor` says exactly where, once
+    a migration is rolled back."""
+
+    version: int
+    entitlements_version: int
+    cap_percent: Decimal | None = None
+    rises: bool = False
+    price_factor: Decimal | None = None
+
+
+class Move(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A package that goes from the terms it is on to others, as far as it still is on those.
+
+    `migration_id` is the migration that moves it; `migration_before` the one that did before.
+    """
+
+    package_id: str
+    before: Terms
+    to: Destination
+    migration_id: str | None = None
+    migration_before: str | None = None
+
+
+def destination(
+    terms: Terms,
+    policies: Sequence[PublishedPolicy],
+    calendars: Sequence[Calendar],
+    at: datetime,
+    *,
+    renewal: bool,
+) -> tuple[Destination, PublishedPolicy | None]:
+    """Where everything that is due by `at` takes an item, the highest version last, and the policy
+    that says so: of the price, else of the entitlements.
+
+    `renewal` says that a period begins then: what is below list rises.
+    """
     price = _due(terms.version, policies, calendars, at, lambda policy: policy.price)
     features = _due(
         terms.entitlements_version, policies, calendars, at, lambda policy: policy.entitlements
     )
-    if price is not None:
-        before = list_recurring(terms.version) * Fraction(terms.price_factor)
-        cap = price.policy.max_increase_percent
-        terms = Terms(
-            version=price.version,
-            entitlements_version=terms.entitlements_version,
-            price_factor=_capped(before, list_recurring(price.version), cap),
-            cap_percent=cap,
-        )
-    elif renewal and terms.price_factor < LIST and terms.cap_percent is not None:
-        raised = Fraction(terms.price_factor) * _rise(terms.cap_percent)
-        terms = msgspec.structs.replace(terms, price_factor=_factor(raised))
-    if terms.price_factor == LIST:
-        terms = msgspec.structs.replace(terms, cap_percent=None)
-    return msgspec.structs.replace(
-        terms,
+    version = price.version if price else terms.version
+    to = Destination(
+        version=version,
         entitlements_version=max(
-            terms.version, terms.entitlements_version, features.version if features else 0
+            version, terms.entitlements_version, features.version if features else 0
         ),
+        cap_percent=price.policy.max_increase_percent if price else terms.cap_percent,
+        rises=renewal and price is None and _rises(terms),
     )
+    return to, price or features
+
+
+def at_once(policies: Iterable[PublishedPolicy]) -> list[PublishedPolicy]:
+    """Of the policies only what moves somebody within a period: NOW, without notice."""
+    now = GrandfatherPolicy.NOW
+    return [
+        msgspec.structs.replace(
+            one,
+            policy=msgspec.structs.replace(
+                one.policy,
+                price=now if one.policy.price is now else GrandfatherPolicy.KEEP,
+                entitlements=now if one.policy.entitlements is now else GrandfatherPolicy.KEEP,
+            ),
+        )
+        for one in policies
+        if not one.policy.notice_days
+    ]
+
+
+def arrived(terms: Terms, to: Destination, list_recurring: ListRecurring) -> Terms:
+    """The terms once they have gone there, at the quantity held.
+
+    >>> held = Terms(version=1, entitlements_version=1)
+    >>> to = Destination(version=2, entitlements_version=2, cap_percent=Decimal(20))
+    >>> price = {1: Fraction(10000), 2: Fraction(15000)}
+    >>> arrived(held, to, price.__getitem__).price_factor
+    Decimal('0.8')
+    """
+    factor, cap = terms.price_factor, to.cap_percent
+    if to.price_factor is not None:
+        factor = to.price_factor
+    elif to.version != terms.version:
+        before = list_recurring(terms.version) * Fraction(terms.price_factor)
+        factor = _capped(before, list_recurring(to.version), cap)
+    elif to.rises and terms.cap_percent is not None:
+        factor = _factor(Fraction(terms.price_factor) * _rise(terms.cap_percent))
+    return Terms(
+        version=to.version,
+        entitlements_version=to.entitlements_version,
+        price_factor=factor,
+        cap_percent=None if factor == LIST else cap,
+    )
+
+
+def _rises(terms: Terms) -> bool:
+    return terms.price_factor < LIST and bool(terms.cap_percent)
 
 
 def next_move_at(
@@ -193,17 +264,75 @@ def next_move_at(
 ) -> datetime | None:
     """When the price (or, by `kind`, the entitlements) moves next from `version`; None: never.
 
-    What is overdue (its migration was paused or rolled back) moves at the next renewal.
+    What is overdue (its migration was paused) moves at the next renewal; NOW moves now.
     """
+    found = next_policy(policies, calendars, at, kind, version=version)
+    return found[0] if found else None
+
+
+def next_policy(
+    policies: Sequence[PublishedPolicy],
+    calendars: Sequence[Calendar],
+    at: datetime,
+    kind: Callable[[Policy], GrandfatherPolicy],
+    *,
+    version: int,
+) -> tuple[datetime, PublishedPolicy] | None:
+    """The same, with the policy that moves it: of several at one instant the highest version's."""
     waiting = [
-        due
+        (due, one)
         for one in policies
         if one.version > version and (due := due_at(kind(one.policy), one, calendars)) is not None
     ]
     if not waiting:
         return None
     following = next(renewals_after(calendars, at))
-    return min(due if due > at else following for due in waiting)
+
+    def moves_at(due: datetime, one: PublishedPolicy) -> datetime:
+        if due > at:
+            return due
+        return at if due == one.published_at else following
+
+    moves = [(moves_at(due, one), one) for due, one in waiting]
+    return min(moves, key=lambda move: (move[0], -move[1].version))
+
+
+def look_again_at(
+    terms: Terms,
+    policies: Sequence[PublishedPolicy],
+    calendars: Sequence[Calendar],
+    at: datetime,
+) -> datetime | None:
+    """When the period begins at whose end the next move is due; None: nothing ever moves.
+
+    A move at the third renewal is told to the provider once the second is over:
+
+    >>> from datetime import UTC
+    >>> policy = Policy(package_id="pro", price=GrandfatherPolicy.AT_RENEWAL, renewals=3)
+    >>> said = PublishedPolicy(
+    ...     version=2, published_at=datetime(2026, 1, 15, tzinfo=UTC), policy=policy)
+    >>> first = [Calendar(datetime(2025, 6, 1, tzinfo=UTC), Interval.MONTH)]
+    >>> held = Terms(version=1, entitlements_version=1)
+    >>> look_again_at(held, [said], first, said.published_at).isoformat()
+    '2026-03-01T00:00:00+00:00'
+    """
+    kinds: list[tuple[Callable[[Policy], GrandfatherPolicy], int]] = [
+        (lambda policy: policy.price, terms.version),
+        (lambda policy: policy.entitlements, terms.entitlements_version),
+    ]
+    instants = [
+        found[0]
+        for kind, version in kinds
+        if (found := next_policy(policies, calendars, at, kind, version=version)) is not None
+    ]
+    renewals = list(
+        takewhile(lambda renewal: renewal < min(instants), renewals_after(calendars, at))
+        if instants
+        else ()
+    )
+    if _rises(terms):
+        return at
+    return renewals[-1] if renewals else at if instants else None
 
 
 def _due(

@@ -161,6 +161,7 @@ def after_change(catalog: Catalog, state: CustomerState, plan: ChangePlan) -> Cu
                 started_at=plan.effective_at,
                 price_factor=item.price_factor,
                 cap_percent=item.cap_percent,
+                migration_id=item.migration_id,
             )
             for item in plan.items
         ),

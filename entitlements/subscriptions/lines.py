@@ -21,7 +21,7 @@ from entitlements.pricing.proration import allocate, capped_credit, prorate
 from entitlements.pricing.quantities import charged_quantity
 from entitlements.subscriptions.grandfathering import LIST
 from entitlements.subscriptions.invoice_line import Allocation, Line, LineKind
-from entitlements.subscriptions.state import Subscription
+from entitlements.subscriptions.state import Item, Subscription
 
 
 class Slot(msgspec.Struct, frozen=True):
@@ -254,6 +254,14 @@ def charged_at(held: Subscription, slot: Slot, price: Fraction) -> Fraction:
 def _worth_a_line(slot: Slot, amount_minor: int) -> bool:
     """What is free has a line; nothing of something has none, unless a flat fee is due for it."""
     return not slot.metered and bool(slot.billable or amount_minor)
+
+
+def list_recurring(catalog: Catalog, held: Subscription, item: Item, version: int) -> Fraction:
+    """What a package held would cost per interval at a version's list price; exact minor units."""
+    there = msgspec.structs.replace(item, version=version, price_factor=LIST)
+    book = Book(catalog, held.currency)
+    slots = slots_of(catalog, [there], held.quantities)
+    return sum((book.amount(slot, held.interval) for slot in slots), Fraction(0))
 
 
 def held_mrr_minor(catalog: Catalog, held: Subscription) -> int:

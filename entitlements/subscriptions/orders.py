@@ -68,9 +68,13 @@ def future_of(catalog: Catalog, state: CustomerState, held: Subscription) -> Fut
     then = rolled.held
     if billed_outside(catalog, then):
         return Future(currency=held.currency, billing_ends=True)
+    slots = tuple(slots_of(catalog, then.items, then.quantities))
+    now = tuple(slots_of(catalog, held.items, held.quantities))
+    if slots == now and then.interval is held.interval:  # what changes is not paid for
+        return Future(currency=held.currency)
     return Future(
         currency=held.currency,
-        slots=tuple(slots_of(catalog, then.items, then.quantities)),
+        slots=slots,
         interval=then.interval,
         new_anchor=then.interval is not held.interval,
     )

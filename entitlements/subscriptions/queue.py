@@ -17,7 +17,7 @@ from entitlements.kernel.errors import ValidationFailed
 from entitlements.kernel.period import Interval, Period
 from entitlements.subscriptions import trials
 from entitlements.subscriptions.composition import TargetItem
-from entitlements.subscriptions.grandfathering import terms_of
+from entitlements.subscriptions.grandfathering import Move, terms_of
 from entitlements.subscriptions.request import ChangeRequest, Queued
 from entitlements.subscriptions.state import (
     CustomerState,
@@ -107,6 +107,8 @@ def _entered(
     there = {item.package_id for item in held.items} | request.versions.keys()
     named = {request.plan_id} | {b for b, quantity in request.bundles.items() if quantity}
     _refuse_what_is_gone(named - there - {None})
+    if request.move is not None:
+        _refuse_other_terms(held, request.move)
     product = catalog.products[held.product_id]
     target = Target(catalog, product, state, held, request, entry.levels)
     brought = {item.package_id for item in target.items if item.item_id is None}
@@ -133,6 +135,14 @@ def _refuse_what_is_gone(package_ids: Collection[str | None]) -> None:
     if package_ids:
         words = ", ".join(sorted(filter(None, package_ids)))
         raise ValidationFailed.of("input", "NOT_HELD", f"not held any more: {words}")
+
+
+def _refuse_other_terms(held: Subscription, move: Move) -> None:
+    """A policy moves only what is still held on the terms that it was told to move."""
+    terms = {item.package_id: terms_of(item) for item in held.items}
+    if terms.get(move.package_id) != move.before:
+        words = f"{move.package_id} is not held on those terms any more"
+        raise ValidationFailed.of("input", "NOT_HELD", words)
 
 
 def _item_id(entry: Queued, position: int) -> str:
@@ -166,6 +176,7 @@ def items_held(
                 charges={c.id: charges.get(c.id, HeldCharge("")) for c in package.charges},
                 price_factor=target.price_factor,
                 cap_percent=target.cap_percent,
+                migration_id=target.migration_id,
             )
         )
     return tuple(found)

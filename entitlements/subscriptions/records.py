@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 
 import msgspec
-from sqlalchemy import delete, select, update
+from sqlalchemy import ColumnElement, delete, exists, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from entitlements.audit import ledger
@@ -244,6 +244,7 @@ def item_of(row: SubscriptionItemRow) -> Item:
         charges=msgspec.convert(row.charges, dict[str, HeldCharge]),
         price_factor=LIST if row.price_factor is None else row.price_factor,
         cap_percent=row.cap_percent,
+        migration_id=row.migration_id,
     )
 
 
@@ -315,6 +316,7 @@ async def store_plan(
                 started_at=plan.effective_at,
                 price_factor=target.price_factor,
                 cap_percent=target.cap_percent,
+                migration_id=target.migration_id,
                 charges={
                     slot.charge_id: HeldCharge(
                         provider_items.get(slot.key, ""), plan.charged_at.get(slot.key)
@@ -327,6 +329,7 @@ async def store_plan(
         ],
     )
     await move_queue(session, row)
+    look_at_policies(row)
     return row
 
 
@@ -363,6 +366,7 @@ async def store_items(session: AsyncSession, row: SubscriptionRow, items: Sequen
         stored.entitlements_version = item.entitlements_version
         stored.price_factor = None if item.price_factor == LIST else item.price_factor
         stored.cap_percent = item.cap_percent
+        stored.migration_id = item.migration_id
         stored.quantity = item.quantity
         stored.charges = msgspec.to_builtins(item.charges)
     await session.flush()
@@ -373,6 +377,12 @@ def raise_future(row: SubscriptionRow) -> None:
     nobody is telling it something."""
     row.future_generation += 1
     row.align_due_at = row.align_due_at or wall_now()
+    look_at_policies(row)
+
+
+def look_at_policies(row: SubscriptionRow) -> None:
+    """What is held, or the period, is another: whether a policy moves something is looked at."""
+    row.policies_due_at = row.started_at
 
 
 async def make_room(session: AsyncSession, state: CustomerState, plan: ChangePlan) -> None:
@@ -535,12 +545,20 @@ async def charged_nothing(
 async def begin_period(session: AsyncSession, row: SubscriptionRow, held: Subscription) -> None:
     """A new period has begun: every charge was charged at its price, and what waited with it."""
     row.pending_lines = []
+    look_at_policies(row)
     for item in held.items:
         item_row = await session.get_one(SubscriptionItemRow, item.id)
         item_row.charges = {
             charge_id: {"provider_item_id": charge.provider_item_id}
             for charge_id, charge in item.charges.items()
         }
+
+
+def being_changed() -> ColumnElement[bool]:
+    """Of a subscription: whether a change of its customer is under way or waits for payment."""
+    return exists().where(
+        ChangeRow.customer_id == SubscriptionRow.customer_id, ChangeRow.status.in_(UNSETTLED)
+    )
 
 
 async def unsettled_change(session: AsyncSession, customer_id: str) -> str | None:

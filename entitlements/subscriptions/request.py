@@ -7,6 +7,7 @@ import msgspec
 
 from entitlements.catalog.model import ChangeTiming, ProrationMode
 from entitlements.kernel.period import Interval
+from entitlements.subscriptions.grandfathering import Move
 
 REASON_LENGTH_AT_MOST = 2000
 
@@ -26,7 +27,8 @@ class ChangeRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     trial), by package id; without it they are bought at the latest.
 
     `trial` asks for one alone, with the interval and the levels that it converts at; `end_trial`
-    for the end of the trial that the whole subscription is on, paid from now on.
+    for the end of the trial that the whole subscription is on, paid from now on. `move` is no
+    customer's: a policy takes one package that is held to other terms.
     """
 
     product_id: str | None = None
@@ -43,6 +45,7 @@ class ChangeRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     cancel: bool = False
     trial: TrialRequest | None = None
     end_trial: bool = False
+    move: Move | None = None
 
     @property
     def touches(self) -> frozenset[str]:

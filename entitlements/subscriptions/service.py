@@ -362,6 +362,7 @@ class ChangeService:
         return ChangeRow(
             id=new_id("chg"),
             customer_id=row.id,
+            migration_id=claims.request.move.migration_id if claims.request.move else None,
             product_id=plan.product_id,
             subscription_id=plan.subscription_id,
             status="pending",
@@ -399,6 +400,11 @@ class ChangeService:
             return await self._give_up(caller, change)
         if change.status == AWAITING_APPROVAL:
             return await self._approvals.withdraw(caller.actor, change)
+        if change.status == "scheduled" and change.migration_id is not None:
+            raise Conflict(
+                "a policy moves it: only its migration can be paused or rolled back",
+                code="MOVED_BY_POLICY",
+            )
         if change.status == "scheduled":
             await self._due.apply(change.customer_id)
             taken_back = await self._take_back(caller, change.id)

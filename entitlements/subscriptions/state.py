@@ -49,7 +49,7 @@ class Item(msgspec.Struct, frozen=True, kw_only=True):
 
     Every amount of the version counts times `price_factor`, 1 being list; while it is below, each
     renewal raises it by `cap_percent` at most. `charges` is keyed by charge id and holds the
-    licensed and metered charges alike.
+    licensed and metered charges alike. `migration_id` is the migration that moved it last.
     """
 
     id: str
@@ -61,6 +61,7 @@ class Item(msgspec.Struct, frozen=True, kw_only=True):
     charges: Mapping[str, HeldCharge] = {}
     price_factor: Decimal = LIST
     cap_percent: Decimal | None = None
+    migration_id: str | None = None
 
 
 class Subscription(msgspec.Struct, frozen=True, kw_only=True):

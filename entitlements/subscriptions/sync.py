@@ -23,6 +23,7 @@ from entitlements.subscriptions.records import (
     begin_period,
     load_state,
     locked_customer,
+    look_at_policies,
     mirror_customer,
     mirror_invoice,
     mirror_items,
@@ -191,6 +192,7 @@ class ProviderSync:
             mrr_delta=-mrr if ended and not tried else None,
         )
         if "status" in differing:
+            look_at_policies(subscription)
             await self._tell(session, row, subscription)
 
     async def _tell(

@@ -87,6 +87,8 @@ class SubscriptionRow(Base):
     # told, `align_due_at` says when to tell it: wall time, the next try or the lease's end.
     future_generation: Mapped[int] = mapped_column(default=0, server_default="0")
     align_due_at: Mapped[datetime | None] = mapped_column(Instant, index=True)
+    # From when on to look whether a policy moves something of it, by the service's clock.
+    policies_due_at: Mapped[datetime | None] = mapped_column(Instant, index=True)
 
 
 class SubscriptionItemRow(Base):
@@ -111,6 +113,8 @@ class SubscriptionItemRow(Base):
     quantity: Mapped[int]
     started_at: Mapped[datetime] = mapped_column(Instant)
     charges: Mapped[Any] = mapped_column(Json)  # HeldCharge by charge id
+    migration_id: Mapped[str | None] = mapped_column(Id, index=True)  # what moved it last
+    notified_version: Mapped[int | None]  # the highest that a notice was given of
 
 
 class ChangeRow(Base):
@@ -122,12 +126,14 @@ class ChangeRow(Base):
         Index(None, "status", "created_at"),
         Index(None, "status", "effective_at"),
         Index(None, "customer_id", "id"),
+        Index(None, "migration_id", "status"),
     )
 
     id: Mapped[str] = mapped_column(Id, primary_key=True)
     customer_id: Mapped[str] = mapped_column(ForeignKey("customer.id"))
     product_id: Mapped[str] = mapped_column(Key)
     subscription_id: Mapped[str | None] = mapped_column(Id)
+    migration_id: Mapped[str | None] = mapped_column(Id)  # whose move it is
     status: Mapped[str] = mapped_column(String(24))
     direction: Mapped[str] = mapped_column(String(16))
     description: Mapped[str] = mapped_column(Text)
@@ -162,6 +168,28 @@ class ChangeRow(Base):
     decided_by: Mapped[str | None] = mapped_column(String(500))  # who approved or declined it
     decided_at: Mapped[datetime | None] = mapped_column(Instant)
     decision_note: Mapped[str | None] = mapped_column(Text)
+
+
+class MigrationRow(Base):
+    """What a proposal's policy does to those who held one older version of a package.
+
+    `status` is what was decided of it (active, paused, rolled_back); how far it is follows from
+    what is held. `marked_to` is the last subscription that is to be looked at, while that is being
+    written down; `opened_at` is when all were.
+    """
+
+    __tablename__ = "migration"
+    __table_args__ = (UniqueConstraint("proposal_id", "package_id", "from_version"),)
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    proposal_id: Mapped[str] = mapped_column(ForeignKey("catalog_proposal.id"))
+    package_id: Mapped[str] = mapped_column(Key)
+    from_version: Mapped[int]
+    to_version: Mapped[int]
+    status: Mapped[str] = mapped_column(String(16))
+    created_at: Mapped[datetime] = mapped_column(Instant)
+    opened_at: Mapped[datetime | None] = mapped_column(Instant)
+    marked_to: Mapped[str | None] = mapped_column(Id)
 
 
 class TrialRow(Base):

@@ -146,6 +146,7 @@ class Target:
         What the request itself names is refused instead, by `_check_relations`.
         """
         named = part.package.id in self.request.add_ons or part.held.id in self.request.bundles
+        named = named or (self.request.move and self.request.move.package_id) == part.held.id
         if named or not isinstance(part.package, AddOn):
             return False
         if not part.package.fits(self.plan.id):

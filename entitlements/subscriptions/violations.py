@@ -86,10 +86,10 @@ def refuse_over_limit(
     """Refuse a change that grants less than is used, where the product's policy is to refuse.
 
     What may be passed, and what counts from 0 again by the time the change takes effect, is not in
-    the way; nor is anything in the way of cancelling.
+    the way; nor is anything in the way of cancelling, or of a policy.
     """
     refuses = catalog.products[plan.product_id].policy.over_limit is OverLimit.REFUSE
-    if not refuses or plan.direction is ChangeDirection.CANCELLATION:
+    if not refuses or request.move or plan.direction is ChangeDirection.CANCELLATION:
         return
     issues = [
         Issue(_path(request, violation.feature.id), "OVER_LIMIT", violation.words)

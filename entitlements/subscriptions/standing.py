@@ -1,0 +1,183 @@
+"""Where a package that is held stands: what is kept of an older version, and what moves it. PURE.
+
+Subscription + Item + policies + at  →  Standing, and the moves that are due
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime
+from decimal import Decimal
+
+import msgspec
+
+from entitlements.catalog.model import Catalog
+from entitlements.catalog.proposals import GrandfatherPolicy
+from entitlements.subscriptions.grandfathering import (
+    LIST,
+    Calendar,
+    Destination,
+    Move,
+    PublishedPolicy,
+    at_once,
+    destination,
+    next_policy,
+    renewals_after,
+    terms_of,
+)
+from entitlements.subscriptions.lines import Book, slots_of
+from entitlements.subscriptions.state import Item, Subscription
+
+Policies = Mapping[str, Sequence[PublishedPolicy]]
+"""What was published for holders of older versions, by package id, in order."""
+
+HeldUp = Collection[tuple[str, str, int]]
+"""Migrations that move nobody for now or any more: proposal, package, and the version held."""
+
+
+def calendars_of(held: Subscription) -> tuple[Calendar, ...]:
+    return (Calendar(held.anchor, held.interval),)
+
+
+def policies_of(
+    item: Item, policies: Policies, held_up: HeldUp, at: datetime
+) -> list[PublishedPolicy]:
+    """What is in force at an instant for those who hold what an item is."""
+    return [
+        one
+        for one in policies.get(item.package_id, ())
+        if one.published_at <= at
+        and (one.proposal_id, item.package_id, item.version) not in held_up
+    ]
+
+
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """What an item keeps of an older version or price, and until when (API: Grandfathering).
+
+    `moves_at` None: never, as far as is known. `list_recurring_minor` is what the latest version
+    costs per interval at the quantity held.
+    """
+
+    package_id: str
+    held_version: int
+    latest_version: int
+    policy: GrandfatherPolicy
+    moves_at: datetime | None
+    entitlements_policy: GrandfatherPolicy
+    entitlements_move_at: datetime | None
+    notice_at: datetime | None
+    cap_percent: Decimal | None
+    recurring_minor: int
+    list_recurring_minor: int
+
+
+def standing_of(
+    catalog: Catalog,
+    held: Subscription,
+    item: Item,
+    policies: Policies,
+    held_up: HeldUp,
+    at: datetime,
+) -> Standing | None:
+    """Where an item stands at an instant; None on the latest version at its own price."""
+    latest = catalog.latest_versions[item.package_id]
+    if item.version == item.entitlements_version == latest and item.price_factor == LIST:
+        return None
+    known = policies_of(item, policies, held_up, at)
+    calendars = calendars_of(held)
+    price = next_policy(known, calendars, at, lambda policy: policy.price, version=item.version)
+    features = next_policy(
+        known,
+        calendars,
+        at,
+        lambda policy: policy.entitlements,
+        version=item.entitlements_version,
+    )
+    moves_at = price[0] if price else None
+    policy = price[1].policy.price if price else GrandfatherPolicy.KEEP
+    if item.price_factor < LIST and item.cap_percent:  # it rises with every renewal
+        rises_at = next(renewals_after(calendars, at))
+        moves_at = min(moves_at or rises_at, rises_at)
+        policy = policy if price else GrandfatherPolicy.AT_RENEWAL
+    cap = item.cap_percent
+    if cap is None and price is not None:
+        cap = price[1].policy.max_increase_percent
+    told = price or features
+    at_list = msgspec.structs.replace(item, version=latest, price_factor=LIST)
+    return Standing(
+        package_id=item.package_id,
+        held_version=item.version,
+        latest_version=latest,
+        policy=policy,
+        moves_at=moves_at,
+        entitlements_policy=features[1].policy.entitlements if features else GrandfatherPolicy.KEEP,
+        entitlements_move_at=features[0] if features else None,
+        notice_at=told[1].published_at if told else None,
+        cap_percent=cap,
+        recurring_minor=_recurring_minor(catalog, held, item),
+        list_recurring_minor=_recurring_minor(catalog, held, at_list),
+    )
+
+
+def _recurring_minor(catalog: Catalog, held: Subscription, item: Item) -> int:
+    slots = slots_of(catalog, [item], held.quantities)
+    return Book(catalog, held.currency).recurring(slots, held.interval)
+
+
+class Due(msgspec.Struct, frozen=True):
+    """Where a policy takes an item, at once or at the end of the period; the policy that says so is
+    None where only a price below list rises."""
+
+    to: Destination
+    policy: PublishedPolicy | None
+
+
+def due_now(
+    item: Item, known: Sequence[PublishedPolicy], held: Subscription, at: datetime
+) -> Due | None:
+    """What a policy changes of an item within its period."""
+    to, policy = destination(terms_of(item), at_once(known), calendars_of(held), at, renewal=False)
+    return _unless_there(item, Due(to, policy))
+
+
+def due_at_renewal(item: Item, known: Sequence[PublishedPolicy], held: Subscription) -> Due | None:
+    """What changes of an item when the period ends that runs."""
+    to, policy = destination(
+        terms_of(item), known, calendars_of(held), held.period.end, renewal=True
+    )
+    return _unless_there(item, Due(to, policy))
+
+
+def _unless_there(item: Item, due: Due) -> Due | None:
+    to = due.to
+    there = (to.version, to.entitlements_version) == (item.version, item.entitlements_version)
+    return None if there and not to.rises else due
+
+
+def way_back(item: Item, first: Move) -> Move:
+    """What undoes a migration for an item, whose first move it is."""
+    before = first.before
+    return Move(
+        package_id=item.package_id,
+        before=terms_of(item),
+        to=Destination(
+            version=before.version,
+            entitlements_version=before.entitlements_version,
+            cap_percent=before.cap_percent,
+            price_factor=before.price_factor,
+        ),
+        migration_id=item.migration_id,
+        migration_before=first.migration_before,
+    )
+
+
+def notice_of(
+    known: Iterable[PublishedPolicy], item: Item, notified_version: int
+) -> PublishedPolicy | None:
+    """The policy that a holder is still to be told of, as it will move the price; the highest
+    version's."""
+    untold = [
+        one
+        for one in known
+        if one.policy.price is not GrandfatherPolicy.KEEP
+        and one.version > max(item.version, notified_version)
+    ]
+    return max(untold, key=lambda one: one.version, default=None)
