@@ -5,80 +5,60 @@ from our change's id; the change's id is also written into the subscription's me
 later look tells whether the change arrived.
 """
 
-import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
-from datetime import datetime, timedelta
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, NamedTuple
 
 import msgspec
 import stripe
 import structlog
 
-from entitlements.billing.prices import PricedSlot, ProviderPrices
+from entitlements.billing.payers import Payers
+from entitlements.billing.prices import ProviderPrices
+from entitlements.billing.provider_clock import ProviderClock
 from entitlements.billing.push import CatalogPush
+from entitlements.billing.retrieval import Retrieval
 from entitlements.billing.sdk import (
     BILLING,
+    decline_of,
     id_of,
     instant,
     metadata_of,
     optional_instant,
     provider_errors,
+    refusals,
     status_of,
     what_ends,
 )
 from entitlements.billing.transport import Transport
 from entitlements.catalog.model import Catalog, ProrationMode
-from entitlements.kernel.clock import Clock, wall_now
+from entitlements.kernel.clock import Clock
 from entitlements.kernel.errors import (
     Conflict,
     IdempotencyConflict,
-    PaymentDeclined,
-    ValidationFailed,
 )
-from entitlements.kernel.ids import new_id
-from entitlements.kernel.period import Interval, Period, add_months, to_second
+from entitlements.kernel.period import Interval
 from entitlements.storage.unit_of_work import Database
-from entitlements.subscriptions.grandfathering import LIST
-from entitlements.subscriptions.invoice_line import Allocation, Line, LineKind
-from entitlements.subscriptions.lines import Slot, allocations_of, bills_at_zero
+from entitlements.subscriptions.lines import Slot, bills_at_zero
 from entitlements.subscriptions.payments import (
-    BillingCustomer,
     BillingOrder,
-    Checkout,
-    CheckoutStatus,
     Future,
     HeldSlot,
     Outcome,
     OutcomeKind,
-    ProviderCustomer,
     ProviderInvoice,
-    ProviderItem,
     ProviderSubscription,
 )
 from entitlements.subscriptions.state import SubscriptionStatus
 
 log = structlog.get_logger()
 
-CLOCK_POLL_SECONDS = 0.05
-CHECKOUT_OPEN_FOR = timedelta(minutes=31)
-"""The provider takes no less than 30 minutes, counted when it gets the request."""
-
 _BEHAVIOR = {
     ProrationMode.INVOICE_NOW: "always_invoice",
     ProrationMode.NEXT_INVOICE: "create_prorations",
     ProrationMode.NONE: "none",
 }
-
-
-@asynccontextmanager
-async def _refusals() -> AsyncIterator[None]:
-    """What the provider will not do, as a `Conflict` that says why."""
-    try:
-        yield
-    except stripe.InvalidRequestError as error:
-        raise Conflict(str(error.user_message or error), code="PROVIDER_REFUSED") from error
 
 
 class StripeProvider:
@@ -106,139 +86,35 @@ class StripeProvider:
             http_client=self._http_client,
         )
         self._catalog = catalog
-        self._clock = clock
-        self._test_clock = test_clock
-        self._test_clock_at: datetime | None = None
         self.prices = ProviderPrices(database, self._client)
         self.catalog_push = CatalogPush(database, self._client, self.prices, catalog)
+        self._clock = ProviderClock(self._client, clock, test_clock)
+        self._payers = Payers(self._client, test_clock)
+        self._there = Retrieval(self._client, self.prices, catalog)
+
+        # What of the port others do.
+        self.advance_clock = self._clock.advance
+        self.create_test_clock = self._clock.create
+        self.ensure_customer = self._payers.ensure_customer
+        self.put_customer = self._payers.put_customer
+        self.customer = self._payers.customer
+        self.start_checkout = self._payers.start_checkout
+        self.finish_checkout = self._payers.finish_checkout
+        self.subscription = self._there.subscription
+        self.invoice = self._there.invoice
+        self.invoices = self._there.invoices
+        self.client_secret = self._there.client_secret
 
     @property
     def client(self) -> stripe.StripeClient:
         """For those who only read."""
         return self._client
 
-    # ── customers ────────────────────────────────────────────────────────────
-
-    async def ensure_customer(self, customer: BillingCustomer) -> ProviderCustomer:
-        async with provider_errors():
-            provider_id = customer.provider_id or await self._create_customer(customer)
-            found = await self._customer(provider_id)
-            if found.deleted:
-                raise ValidationFailed.of(
-                    "customerId", "DELETED_AT_PROVIDER", "the payment provider has deleted it"
-                )
-            await self._name(customer, found)
-            if found.payment_method_id is None and customer.sandbox_payment_method:
-                await self._attach(customer, provider_id, customer.sandbox_payment_method)
-                found = await self._customer(provider_id)
-            return found
-
-    async def _name(self, customer: BillingCustomer, found: ProviderCustomer) -> None:
-        """Our name and e-mail address, apart from creating: a key goes with one request for ever.
-
-        A refused one (no e-mail address, to the provider) is no reason not to sell.
-        """
-        name, email = customer.name or found.name, customer.email or found.email
-        if (name, email) == (found.name, found.email):
-            return
-        try:
-            await self.put_customer(new_id("name"), found.id, name=name, email=email)
-        except Conflict as error:
-            log.warning("stripe_refused_name", customer=customer.id, error=error.message)
-
-    async def put_customer(
-        self, key: str, provider_id: str, *, name: str | None, email: str | None
-    ) -> None:
-        """Give the customer at the provider our name and e-mail address; None leaves one alone."""
-        params: dict[str, Any] = {"name": name} if name is not None else {}
-        params |= {"email": email} if email is not None else {}
-        async with provider_errors(), _refusals():
-            await self._client.v1.customers.update_async(
-                provider_id,
-                params,  # type: ignore[arg-type]
-                {"idempotency_key": key},
-            )
-
-    async def forget_customer(self, key: str, provider_id: str) -> None:
-        async with provider_errors(), _refusals():
-            if (await self._customer(provider_id)).deleted:
-                return
-            await self._client.v1.customers.update_async(
-                provider_id, {"name": "", "email": ""}, {"idempotency_key": key}
-            )
-            saved = await self._client.v1.payment_methods.list_async(
-                {"customer": provider_id, "limit": 100}
-            )
-            async for method in saved.auto_paging_iter():
-                await self._client.v1.payment_methods.detach_async(
-                    method.id, {}, {"idempotency_key": f"{key}:{method.id}"}
-                )
-
-    async def _create_customer(self, customer: BillingCustomer) -> str:
-        """Without what may change until it is stored: see `_name`."""
-        params: dict[str, Any] = {"metadata": {"customer": customer.id}}
-        if self._test_clock is not None:
-            params["test_clock"] = await self._test_clock()
-        created = await self._client.v1.customers.create_async(
-            params,  # type: ignore[arg-type]
-            {"idempotency_key": f"customer:{customer.key}:create"},
-        )
-        return created.id
-
-    async def _attach(self, customer: BillingCustomer, provider_id: str, method: str) -> None:
-        """A named test card becomes the customer's default."""
-        try:
-            attached = await self._client.v1.payment_methods.attach_async(
-                method,
-                {"customer": provider_id},
-                {"idempotency_key": f"customer:{customer.key}:attach:{method}"},
-            )
-        except stripe.CardError as error:
-            raise _declined(error) from error
-        except stripe.InvalidRequestError as error:
-            raise ValidationFailed.of(
-                "sandboxPaymentMethod", "UNKNOWN_PAYMENT_METHOD", f"there is no {method!r}"
-            ) from error
-        await self._client.v1.customers.update_async(
-            provider_id,
-            {"invoice_settings": {"default_payment_method": attached.id}},
-            {"idempotency_key": f"customer:{customer.key}:default:{attached.id}"},
-        )
-
-    async def customer(self, provider_id: str) -> ProviderCustomer | None:
-        async with provider_errors():
-            try:
-                return await self._customer(provider_id)
-            except stripe.InvalidRequestError:
-                return None
-
-    async def _customer(self, provider_id: str) -> ProviderCustomer:
-        found = await self._client.v1.customers.retrieve_async(
-            provider_id, {"expand": ["invoice_settings.default_payment_method"]}
-        )
-        if getattr(found, "deleted", False):  # all that is left of it is its id
-            return ProviderCustomer(
-                id=found.id, balance_minor=0, payment_method_id=None, deleted=True
-            )
-        settings = found.invoice_settings
-        method: Any = settings.default_payment_method if settings else None
-        card = getattr(method, "card", None)
-        return ProviderCustomer(
-            id=found.id,
-            balance_minor=found.balance or 0,
-            payment_method_id=method.id if method else None,
-            name=found.name,
-            email=found.email,
-            brand=card.brand if card else None,
-            last4=card.last4 if card else None,
-            expires=f"{card.exp_month:02}/{card.exp_year}" if card else None,
-        )
-
     # ── orders ───────────────────────────────────────────────────────────────
 
     async def preview(self, order: BillingOrder) -> ProviderInvoice | None:
         async with provider_errors():
-            await self._follow_clock()
+            await self._clock.follow()
             items = (await self._items(order)).items if order.after else []
             if order.after and not items and not order.ends_trial:
                 return None
@@ -264,11 +140,11 @@ class StripeProvider:
                 raise Conflict(
                     "the subscription has changed meanwhile: ask again", code="CHANGED_MEANWHILE"
                 ) from error
-            return await self._invoice(invoice)
+            return await self._there.as_invoice(invoice)
 
     async def execute(self, change_id: str, order: BillingOrder) -> Outcome:
         async with provider_errors():
-            await self._follow_clock()
+            await self._clock.follow()
             try:
                 if order.subscription_provider_id is None:
                     return await self._subscribe(change_id, order)
@@ -300,7 +176,7 @@ class StripeProvider:
         return await self._pay_first_invoice(change_id, created.id)
 
     async def _pay_first_invoice(self, change_id: str, subscription_id: str) -> Outcome:
-        subscription = await self._subscription(subscription_id)
+        subscription = await self._there.need_subscription(subscription_id)
         if subscription.status is SubscriptionStatus.INCOMPLETE and subscription.latest_invoice_id:
             try:
                 await self._client.v1.invoices.pay_async(
@@ -310,7 +186,7 @@ class StripeProvider:
                 )
             except stripe.CardError:
                 return await self._unpaid(change_id, subscription)
-            subscription = await self._subscription(subscription_id)
+            subscription = await self._there.need_subscription(subscription_id)
         return await self._applied(subscription)
 
     async def _update(self, change_id: str, order: BillingOrder, subscription_id: str) -> Outcome:
@@ -335,14 +211,14 @@ class StripeProvider:
                 {"idempotency_key": f"{change_id}:update"},
             )
         except stripe.CardError as error:  # error_if_incomplete: nothing has changed
-            declined = _declined(error)
+            declined = decline_of(error)
             return Outcome(
                 kind=OutcomeKind.DECLINED,
-                subscription=await self._subscription(subscription_id),
+                subscription=await self._there.need_subscription(subscription_id),
                 message=declined.message,
                 decline_code=declined.decline_code,
             )
-        subscription = await self._subscription(subscription_id)
+        subscription = await self._there.need_subscription(subscription_id)
         if subscription.pending_change_id == change_id:
             return await self._unpaid(change_id, subscription)
         if subscription.change_id != change_id:  # an earlier try was taken, and has been undone
@@ -404,7 +280,7 @@ class StripeProvider:
         held = list(order.before)
         if order.subscription_provider_id is None or all(h.provider_item_id for h in held):
             return held
-        there = (await self._subscription(order.subscription_provider_id)).items
+        there = (await self._there.need_subscription(order.subscription_provider_id)).items
         ids = {item.key: item.id for item in there}
         return [
             HeldSlot(h.slot, ids.get(h.slot.key, h.provider_item_id))
@@ -427,13 +303,13 @@ class StripeProvider:
                 },
                 {"idempotency_key": f"{change_id}:sweep"},
             )
-            subscription = await self._subscription(subscription.id)
+            subscription = await self._there.need_subscription(subscription.id)
         return await self._applied(subscription)
 
     async def _applied(self, subscription: ProviderSubscription) -> Outcome:
         invoice = None
         if subscription.latest_invoice_id:
-            invoice = await self._retrieve_invoice(subscription.latest_invoice_id)
+            invoice = await self._there.need_invoice(subscription.latest_invoice_id)
         return Outcome(kind=OutcomeKind.APPLIED, subscription=subscription, invoice=invoice)
 
     async def _unpaid(self, change_id: str, subscription: ProviderSubscription) -> Outcome:
@@ -443,8 +319,8 @@ class StripeProvider:
         if (waiting := await self._waiting(found, subscription)) is not None:
             return waiting
         await self._void(change_id, subscription.latest_invoice_id)
-        invoice = await self._retrieve_invoice(subscription.latest_invoice_id)
-        return _unpaid_outcome(found, await self._subscription(subscription.id), invoice)
+        invoice = await self._there.need_invoice(subscription.latest_invoice_id)
+        return _unpaid_outcome(found, await self._there.need_subscription(subscription.id), invoice)
 
     async def _undone(self, subscription: ProviderSubscription, invoice_id: str | None) -> Outcome:
         """An order whose invoice was voided: its card was declined, or nobody paid in time."""
@@ -452,7 +328,7 @@ class StripeProvider:
             found = await self._with_payment(invoice_id)
             intent = _payment_intent(found)
             if intent is not None and intent.last_payment_error is not None:
-                return _unpaid_outcome(found, subscription, await self._invoice(found))
+                return _unpaid_outcome(found, subscription, await self._there.as_invoice(found))
         return Outcome(
             kind=OutcomeKind.REFUSED,
             subscription=subscription,
@@ -480,7 +356,7 @@ class StripeProvider:
         return Outcome(
             kind=OutcomeKind.ACTION_REQUIRED,
             subscription=subscription,
-            invoice=await self._invoice(found),
+            invoice=await self._there.as_invoice(found),
             client_secret=secret.client_secret if secret else None,
             hosted_url=found.hosted_invoice_url,
             expires_at=instant(expires or found.created + 23 * 3600),
@@ -496,7 +372,7 @@ class StripeProvider:
                 invoice_id, {}, {"idempotency_key": f"{change_id}:void"}
             )
         except stripe.InvalidRequestError:
-            if (await self._retrieve_invoice(invoice_id)).status != "void":
+            if (await self._there.need_invoice(invoice_id)).status != "void":
                 raise
 
     async def progress(
@@ -536,7 +412,7 @@ class StripeProvider:
         self, change_id: str, order: BillingOrder
     ) -> ProviderSubscription | None:
         if order.subscription_provider_id is not None:
-            return await self._subscription(order.subscription_provider_id)
+            return await self._there.need_subscription(order.subscription_provider_id)
         if order.customer.provider_id is None:
             return None
         listed = await self._client.v1.subscriptions.list_async(
@@ -544,7 +420,7 @@ class StripeProvider:
         )
         for found in listed.data:
             if (found.metadata.to_dict() if found.metadata else {}).get("change") == change_id:
-                return await self._read_subscription(found)
+                return await self._there.as_subscription(found)
         return None
 
     async def abandon(self, change_id: str, order: BillingOrder) -> Outcome:
@@ -559,8 +435,8 @@ class StripeProvider:
                 await self._void(change_id, invoice_id)
                 return Outcome(
                     kind=OutcomeKind.DECLINED,
-                    subscription=await self._subscription(subscription.id),
-                    invoice=await self._retrieve_invoice(invoice_id),
+                    subscription=await self._there.need_subscription(subscription.id),
+                    invoice=await self._there.need_invoice(invoice_id),
                 )
             if subscription is not None and subscription.change_id == change_id:
                 applied = await self._applied(subscription)
@@ -579,14 +455,16 @@ class StripeProvider:
         void_open: bool,
     ) -> Outcome:
         async with provider_errors():
-            await self._follow_clock()
+            await self._clock.follow()
             try:
                 await self._end_now(subscription_provider_id, invoice_now, prorate)
                 if void_open:
                     await self._void_open(change_id, subscription_provider_id)
             except stripe.InvalidRequestError as error:
                 return Outcome(kind=OutcomeKind.REFUSED, message=str(error.user_message or error))
-            return await self._applied(await self._subscription(subscription_provider_id))
+            return await self._applied(
+                await self._there.need_subscription(subscription_provider_id)
+            )
 
     async def _end_now(self, subscription_id: str, invoice_now: bool, prorate: bool) -> None:
         """Once: keys mean nothing to a DELETE, which is refused where it has taken effect."""
@@ -595,7 +473,7 @@ class StripeProvider:
                 subscription_id, {"invoice_now": invoice_now, "prorate": prorate}
             )
         except stripe.InvalidRequestError:
-            ended = (await self._subscription(subscription_id)).status
+            ended = (await self._there.need_subscription(subscription_id)).status
             if ended is not SubscriptionStatus.CANCELED:
                 raise
 
@@ -614,13 +492,13 @@ class StripeProvider:
         self, key: str, subscription_provider_id: str, future: Future
     ) -> ProviderSubscription:
         async with provider_errors():
-            await self._follow_clock()
+            await self._clock.follow()
             try:
                 await self._set_future(key, subscription_provider_id, future)
             except stripe.InvalidRequestError as error:
                 log.error("stripe_refused", future=key, param=error.param, code=error.code)
                 raise Conflict(str(error.user_message or error), code="PROVIDER_REFUSED") from error
-            return await self._subscription(subscription_provider_id)
+            return await self._there.need_subscription(subscription_provider_id)
 
     async def _set_future(self, key: str, subscription_id: str, future: Future) -> None:
         """Read what is planned, and change what is not as wanted: any number of times.
@@ -734,8 +612,8 @@ class StripeProvider:
         `put` gives each its item id, None for one that has to be made; `delete` are item ids. The
         caller has seen to it that nothing could be due (`reconciliation.may_push`).
         """
-        async with provider_errors(), _refusals():
-            await self._follow_clock()
+        async with provider_errors(), refusals():
+            await self._clock.follow()
             slots = [slot for _, slot in put]
             prices = await self.prices.ensure(await self._catalog(), slots, currency, interval)
             items: list[dict[str, Any]] = [
@@ -751,48 +629,11 @@ class StripeProvider:
                 {"idempotency_key": key},
             )
 
-    # ── payment methods, open invoices ───────────────────────────────────────
-
-    async def start_checkout(
-        self, key: str, customer_provider_id: str, currency: str, return_url: str
-    ) -> Checkout:
-        expires_at = int((wall_now() + CHECKOUT_OPEN_FOR).timestamp())
-        async with provider_errors():
-            session = await self._client.v1.checkout.sessions.create_async(
-                {
-                    "mode": "setup",
-                    "customer": customer_provider_id,
-                    "currency": currency,
-                    "success_url": return_url,
-                    "cancel_url": return_url,
-                    "expires_at": expires_at,
-                },
-                # A later try is another page: the time is in it. Nobody has seen a lost one.
-                {"idempotency_key": f"{key}:{expires_at}"},
-            )
-            return _checkout(session)
-
-    async def finish_checkout(self, checkout_id: str) -> Checkout:
-        async with provider_errors():
-            session = await self._client.v1.checkout.sessions.retrieve_async(
-                checkout_id, {"expand": ["setup_intent"]}
-            )
-            intent: Any = session.setup_intent
-            if session.status == "complete" and intent is not None and intent.payment_method:
-                await self._client.v1.customers.update_async(
-                    id_of(session.customer) or "",
-                    {
-                        "invoice_settings": {
-                            "default_payment_method": id_of(intent.payment_method) or ""
-                        }
-                    },
-                    {"idempotency_key": f"checkout:{checkout_id}:default"},
-                )
-            return _checkout(session)
+    # ── open invoices ────────────────────────────────────────────────────────
 
     async def pay(self, invoice_provider_id: str, key: str) -> Outcome:
         async with provider_errors():
-            await self._follow_clock()
+            await self._clock.follow()
             try:
                 await self._client.v1.invoices.pay_async(
                     invoice_provider_id, {"off_session": False}, {"idempotency_key": key}
@@ -801,7 +642,7 @@ class StripeProvider:
                 found = await self._with_payment(invoice_provider_id)
                 if (waiting := await self._waiting(found, None)) is not None:
                     return waiting
-                declined = _declined(error)
+                declined = decline_of(error)
                 return Outcome(
                     kind=OutcomeKind.DECLINED,
                     message=declined.message,
@@ -811,167 +652,8 @@ class StripeProvider:
                 raise IdempotencyConflict("this key was used for another invoice") from error
             except stripe.InvalidRequestError as error:
                 return Outcome(kind=OutcomeKind.REFUSED, message=str(error.user_message or error))
-            invoice = await self._retrieve_invoice(invoice_provider_id)
+            invoice = await self._there.need_invoice(invoice_provider_id)
             return Outcome(kind=OutcomeKind.APPLIED, invoice=invoice)
-
-    # ── reading ──────────────────────────────────────────────────────────────
-
-    async def subscription(self, provider_id: str) -> ProviderSubscription | None:
-        async with provider_errors():
-            try:
-                return await self._subscription(provider_id)
-            except stripe.InvalidRequestError:
-                return None
-
-    async def _subscription(self, provider_id: str) -> ProviderSubscription:
-        found = await self._client.v1.subscriptions.retrieve_async(provider_id)
-        return await self._read_subscription(found)
-
-    async def _read_subscription(self, found: stripe.Subscription) -> ProviderSubscription:
-        items = await self.items_of(found)
-        slots = await self.prices.slots(item.price.id for item in items)
-        licensed = items[0]
-        recurring = licensed.price.recurring
-        assert recurring is not None
-        pending = found.pending_update
-        return ProviderSubscription(
-            id=found.id,
-            customer_provider_id=id_of(found.customer) or "",
-            status=status_of(found),
-            interval=Interval(recurring.interval),
-            period=Period(
-                instant(licensed.current_period_start), instant(licensed.current_period_end)
-            ),
-            anchor=instant(found.billing_cycle_anchor),
-            items=tuple(
-                ProviderItem(
-                    item.id,
-                    slots[item.price.id].package_id if item.price.id in slots else None,
-                    slots[item.price.id].version if item.price.id in slots else None,
-                    slots[item.price.id].charge_id if item.price.id in slots else None,
-                    item.quantity,
-                    slots[item.price.id].price_factor if item.price.id in slots else LIST,
-                )
-                for item in items
-            ),
-            change_id=metadata_of(found.metadata).get("change"),
-            pending_change_id=metadata_of(pending.metadata).get("change") if pending else None,
-            cancel_at=None if what_ends(found) else optional_instant(found.cancel_at),
-            trial_ends_at=optional_instant(found.trial_end),
-            ended_at=optional_instant(found.ended_at),
-            latest_invoice_id=id_of(found.latest_invoice),
-        )
-
-    async def items_of(self, found: stripe.Subscription) -> Sequence[Any]:
-        """Every item, also where the subscription shows only the first of them."""
-        if not found["items"].has_more:
-            return list(found["items"].data)
-        pages = await self._client.v1.subscription_items.list_async(
-            {"subscription": found.id, "limit": 100}
-        )
-        return [item async for item in pages.auto_paging_iter()]
-
-    async def invoice(self, provider_id: str) -> ProviderInvoice | None:
-        async with provider_errors():
-            try:
-                return await self._retrieve_invoice(provider_id)
-            except stripe.InvalidRequestError:
-                return None
-
-    async def client_secret(self, invoice_provider_id: str) -> str | None:
-        async with provider_errors():
-            found = await self._client.v1.invoices.retrieve_async(
-                invoice_provider_id, {"expand": ["confirmation_secret"]}
-            )
-            secret = found.confirmation_secret
-            return secret.client_secret if secret else None
-
-    async def invoices(
-        self, customer_provider_id: str, since: datetime | None
-    ) -> tuple[ProviderInvoice, ...]:
-        async with provider_errors():
-            created = {"gte": int(since.timestamp())} if since is not None else None
-            try:
-                pages = await self._client.v1.invoices.list_async(
-                    {"customer": customer_provider_id, "limit": 100}  # type: ignore[arg-type]
-                    | ({"created": created} if created else {})
-                )
-            except stripe.InvalidRequestError:  # the customer is not there, or not any more
-                return ()
-            return tuple([await self._invoice(found) async for found in pages.auto_paging_iter()])
-
-    async def _retrieve_invoice(self, provider_id: str) -> ProviderInvoice:
-        return await self._invoice(await self._client.v1.invoices.retrieve_async(provider_id))
-
-    async def _invoice(self, found: stripe.Invoice) -> ProviderInvoice:
-        lines = list(found.lines.data)
-        preview = found.status is None or (found.id or "").startswith("upcoming_in_")
-        if found.lines.has_more and found.id and not preview:
-            pages = await self._client.v1.invoices.line_items.list_async(found.id, {"limit": 100})
-            lines = [line async for line in pages.auto_paging_iter()]
-        slots = await self.prices.slots(filter(None, map(_price_id, lines)))
-        catalog = await self._catalog()
-        details = found.parent.subscription_details if found.parent else None
-        return ProviderInvoice(
-            id=None if preview else found.id,
-            number=found.number,
-            status=found.status or "draft",
-            currency=found.currency,
-            created_at=instant(found.created),
-            subscription_provider_id=id_of(details.subscription) if details else None,
-            total_minor=found.total,
-            amount_due_minor=found.amount_due,
-            amount_paid_minor=found.amount_paid,
-            starting_balance_minor=found.starting_balance,
-            ending_balance_minor=found.ending_balance,
-            hosted_url=getattr(found, "hosted_invoice_url", None),
-            lines=tuple(
-                _line(catalog, line, slots) for line in lines if line.amount or line.quantity
-            ),
-            lines_complete=not (preview and found.lines.has_more),
-        )
-
-    # ── sandbox ──────────────────────────────────────────────────────────────
-
-    async def advance_clock(self, to: datetime) -> None:
-        if self._test_clock is None:
-            return
-        async with provider_errors():
-            clock_id = await self._test_clock()
-            clocks = self._client.v1.test_helpers.test_clocks
-            found = await clocks.retrieve_async(clock_id)
-            while found.frozen_time < int(to.timestamp()) or found.status == "advancing":
-                if found.status == "advancing":
-                    await asyncio.sleep(CLOCK_POLL_SECONDS)
-                    found = await clocks.retrieve_async(clock_id)
-                    continue
-                # It refuses more than two billing intervals at once.
-                step = min(to, add_months(instant(found.frozen_time), 1))
-                arrival = int(step.timestamp())
-                try:
-                    found = await clocks.advance_async(
-                        clock_id,
-                        {"frozen_time": arrival},
-                        {"idempotency_key": f"{clock_id}:{found.frozen_time}:{arrival}"},
-                    )
-                except stripe.InvalidRequestError:  # another request, or process, was faster
-                    found = await clocks.retrieve_async(clock_id)
-        self._test_clock_at = to
-
-    async def _follow_clock(self) -> None:
-        if self._test_clock is None:
-            return
-        now = to_second(self._clock.now())
-        if self._test_clock_at is None or self._test_clock_at < now:
-            await self.advance_clock(now)
-
-    async def create_test_clock(self, at: datetime) -> str:
-        async with provider_errors():
-            created = await self._client.v1.test_helpers.test_clocks.create_async(
-                {"frozen_time": int(at.timestamp()), "name": "entitlements"},
-                {"idempotency_key": new_id("clock")},
-            )
-            return created.id
 
     async def close(self) -> None:
         await self._http_client.close_async()  # type: ignore[no-untyped-call]
@@ -1000,46 +682,6 @@ def _digest(phase: Mapping[str, Any]) -> str:
     return hashlib.sha256(msgspec.json.encode(phase, order="sorted")).hexdigest()[:32]
 
 
-def _checkout(session: Any) -> Checkout:
-    return Checkout(
-        id=session.id,
-        status=CheckoutStatus(session.status),
-        url=session.url,
-        expires_at=instant(session.expires_at),
-    )
-
-
-def _line(catalog: Catalog, line: stripe.InvoiceLineItem, slots: Mapping[str, PricedSlot]) -> Line:
-    slot = slots.get(_price_id(line) or "")
-    allocations: tuple[Allocation, ...] = ()
-    if slot is not None:
-        package = catalog.version(slot.package_id, slot.version)
-        charge = package.charge(slot.charge_id)
-        quantity = line.quantity or 0
-        allocations = allocations_of(
-            catalog, package, charge, line.amount, quantity, line.currency, slot.interval
-        )
-    parent = line.parent.subscription_item_details if line.parent else None
-    credited = bool(parent and parent.proration_details and parent.proration_details.credited_items)
-    return Line(
-        id=getattr(line, "id", None),
-        kind=LineKind.CREDIT if credited or line.amount < 0 else LineKind.CHARGE,
-        package_id=slot.package_id if slot else None,
-        version=slot.version if slot else None,
-        charge_id=slot.charge_id if slot else None,
-        description=line.description or "",
-        quantity=line.quantity,
-        period=_period(line.period.start, line.period.end),
-        amount_minor=line.amount,
-        allocations=allocations,
-    )
-
-
-def _price_id(line: stripe.InvoiceLineItem) -> str | None:
-    details = line.pricing.price_details if line.pricing else None
-    return id_of(details.price) if details else None
-
-
 def _payment_intent(invoice: stripe.Invoice) -> Any:
     for payment in invoice.payments.data if invoice.payments else ():
         intent = payment.payment.payment_intent
@@ -1061,15 +703,3 @@ def _unpaid_outcome(
         message=(error.message if error else None) or "the payment was declined",
         decline_code=(error.decline_code or error.code) if error else None,
     )
-
-
-def _declined(error: stripe.CardError) -> PaymentDeclined:
-    body = error.error
-    return PaymentDeclined(
-        error.user_message or "the card was declined",
-        (body.decline_code if body else None) or error.code,
-    )
-
-
-def _period(start: int, end: int) -> Period | None:
-    return Period(instant(start), instant(end)) if start < end else None

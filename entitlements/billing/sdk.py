@@ -8,7 +8,7 @@ from typing import Any
 import stripe
 import structlog
 
-from entitlements.kernel.errors import PaymentProviderUnavailable
+from entitlements.kernel.errors import Conflict, PaymentDeclined, PaymentProviderUnavailable
 from entitlements.subscriptions.state import SubscriptionStatus
 
 log = structlog.get_logger()
@@ -37,6 +37,23 @@ async def provider_errors() -> AsyncIterator[None]:
     except (stripe.AuthenticationError, stripe.PermissionError) as error:
         log.error("stripe_refuses_our_key", error=type(error).__name__)
         raise PaymentProviderUnavailable("the payment provider refuses our key") from error
+
+
+@asynccontextmanager
+async def refusals() -> AsyncIterator[None]:
+    """What the provider will not do, as a `Conflict` that says why."""
+    try:
+        yield
+    except stripe.InvalidRequestError as error:
+        raise Conflict(str(error.user_message or error), code="PROVIDER_REFUSED") from error
+
+
+def decline_of(error: stripe.CardError) -> PaymentDeclined:
+    body = error.error
+    return PaymentDeclined(
+        error.user_message or "the card was declined",
+        (body.decline_code if body else None) or error.code,
+    )
 
 
 def _retry_after(error: stripe.StripeError) -> int:

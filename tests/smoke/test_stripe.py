@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import stripe
 
-from entitlements.billing import provider
+from entitlements.billing import provider_clock
 from entitlements.server.demo import listen, serving_sandbox
 from entitlements.services import Services
 from entitlements.settings import Settings, load_settings
@@ -85,7 +85,7 @@ async def settings(
 
     if request.param == "stripe":
         assert TEST_KEY.startswith("sk_test_"), "only a test-mode key is taken"
-        monkeypatch.setattr(provider, "CLOCK_POLL_SECONDS", POLL_SECONDS)
+        monkeypatch.setattr(provider_clock, "CLOCK_POLL_SECONDS", POLL_SECONDS)
         yield at(STRIPE, TEST_KEY)
         return
     async with serving_sandbox(None, listen("127.0.0.1", 0), watch=traffic.watch) as url:
