@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision: str = "20261122_0130"
-down_revision: str | Sequence[str] | None = "20261122_0010"
+down_revision: str | Sequence[str] | None = "20261122_0120"
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 

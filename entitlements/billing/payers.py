@@ -71,6 +71,21 @@ class Payers:
                 {"idempotency_key": key},
             )
 
+    async def forget_customer(self, key: str, provider_id: str) -> None:
+        async with provider_errors(), refusals():
+            if (await self._customer(provider_id)).deleted:
+                return
+            await self._client.v1.customers.update_async(
+                provider_id, {"name": "", "email": ""}, {"idempotency_key": key}
+            )
+            saved = await self._client.v1.payment_methods.list_async(
+                {"customer": provider_id, "limit": 100}
+            )
+            async for method in saved.auto_paging_iter():
+                await self._client.v1.payment_methods.detach_async(
+                    method.id, {}, {"idempotency_key": f"{key}:{method.id}"}
+                )
+
     async def _create_customer(self, customer: BillingCustomer) -> str:
         """Without what may change until it is stored: see `_name`."""
         params: dict[str, Any] = {"metadata": {"customer": customer.id}}

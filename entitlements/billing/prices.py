@@ -14,6 +14,7 @@ import stripe
 from sqlalchemy import select
 from sqlalchemy.dialects import postgresql, sqlite
 
+from entitlements.billing.meters import Meters
 from entitlements.billing.tables import ProviderPriceRow
 from entitlements.catalog.model import AnyPackage, Catalog, Charge, Price, PricingModel
 from entitlements.kernel.ids import new_id
@@ -71,6 +72,14 @@ class PricedSlot(msgspec.Struct, frozen=True):
         return f"{self.package_id}/{self.charge_id}"
 
 
+def name_held(catalog: Catalog, slot: Slot, currency: str, interval: Interval) -> PriceName:
+    """Which price a charge held by the interval is on: a metered one may be billed monthly in a
+    yearly subscription."""
+    charge = catalog.version(slot.package_id, slot.version).charge(slot.charge_id)
+    price = charge.price(currency, interval)
+    return name_of(slot, currency, price.interval if price else interval)
+
+
 def name_of(slot: Slot | PricedSlot, currency: str, interval: Interval) -> PriceName:
     return PriceName(
         slot.package_id, slot.version, slot.charge_id, currency, interval, slot.price_factor
@@ -100,9 +109,9 @@ def slot_of(key: str) -> PricedSlot:
 
 
 def price_params(charge: Charge, price: Price, factor: Decimal = LIST) -> dict[str, Any]:
-    """A licensed charge's price as the provider writes it, in minor units, times `factor`.
+    """A charge's price as the provider writes it, in minor units, times `factor`.
 
-    `included` and `minimum` cannot be said there: the quantity that is sent is already the
+    `included` and `minimum` cannot be said there: the quantity, or use, that is sent is already the
     billable one (`pricing.charges.billable_quantity`).
     """
 
@@ -111,7 +120,8 @@ def price_params(charge: Charge, price: Price, factor: Decimal = LIST) -> dict[s
 
     params: dict[str, Any] = {
         "currency": price.currency,
-        "recurring": {"interval": price.interval.value},
+        "recurring": {"interval": price.interval.value}
+        | ({"usage_type": "metered"} if charge.metered else {}),
     }
     if charge.model in (PricingModel.VOLUME, PricingModel.GRADUATED):
         params["billing_scheme"] = "tiered"
@@ -159,9 +169,10 @@ def product_metadata(package: AnyPackage) -> dict[str, str]:
 class ProviderPrices:
     """Finds and makes prices at the provider, and remembers where they are."""
 
-    def __init__(self, database: Database, client: stripe.StripeClient) -> None:
+    def __init__(self, database: Database, client: stripe.StripeClient, meters: Meters) -> None:
         self._database = database
         self._client = client
+        self._meters = meters
         self._by_lookup_key: dict[str, str] = {}
         self._by_provider_id: dict[str, PricedSlot] = {}
 
@@ -172,7 +183,7 @@ class ProviderPrices:
 
         Any number of processes may do so at once: keys and lookup keys are ours.
         """
-        names = {slot: name_of(slot, currency, interval) for slot in slots}
+        names = {slot: name_held(catalog, slot, currency, interval) for slot in slots}
         missing = [n for n in names.values() if n.lookup_key not in self._by_lookup_key]
         if missing:
             await self._load(name.lookup_key for name in missing)
@@ -242,8 +253,13 @@ class ProviderPrices:
     async def create(self, name: PriceName, params: Mapping[str, Any]) -> str:
         """Make a price of a product that is there; its id. Made once, whoever asks for it."""
         key = name.lookup_key
+        recurring = params["recurring"]
+        if recurring.get("usage_type") == "metered":
+            meter_id = await self._meters.ensure(name.package_id, name.charge_id)
+            recurring = recurring | {"meter": meter_id}
         stated = {
             **params,
+            "recurring": recurring,
             "nickname": key,
             "product": product_id_of(name.package_id),
             "lookup_key": key,

@@ -14,11 +14,12 @@ import msgspec
 import stripe
 import structlog
 
+from entitlements.billing.meters import Meters
 from entitlements.billing.payers import Payers
-from entitlements.billing.prices import ProviderPrices
+from entitlements.billing.prices import ProviderPrices, name_held
 from entitlements.billing.provider_clock import ProviderClock
 from entitlements.billing.push import CatalogPush
-from entitlements.billing.retrieval import Retrieval
+from entitlements.billing.retrieval import Retrieval, licensed_first
 from entitlements.billing.sdk import (
     BILLING,
     decline_of,
@@ -86,7 +87,8 @@ class StripeProvider:
             http_client=self._http_client,
         )
         self._catalog = catalog
-        self.prices = ProviderPrices(database, self._client)
+        self.meters = Meters(self._client)
+        self.prices = ProviderPrices(database, self._client, self.meters)
         self.catalog_push = CatalogPush(database, self._client, self.prices, catalog)
         self._clock = ProviderClock(self._client, clock, test_clock)
         self._payers = Payers(self._client, test_clock)
@@ -97,6 +99,7 @@ class StripeProvider:
         self.create_test_clock = self._clock.create
         self.ensure_customer = self._payers.ensure_customer
         self.put_customer = self._payers.put_customer
+        self.forget_customer = self._payers.forget_customer
         self.customer = self._payers.customer
         self.start_checkout = self._payers.start_checkout
         self.finish_checkout = self._payers.finish_checkout
@@ -158,11 +161,11 @@ class StripeProvider:
 
     async def _subscribe(self, change_id: str, order: BillingOrder) -> Outcome:
         """A new subscription is incomplete until its first invoice is paid with the saved card."""
-        items = (await self._items(order)).items
+        changes = await self._items(order)
         params: dict[str, Any] = {
             "customer": order.customer.provider_id,
             "currency": order.currency,
-            "items": items,
+            "items": [*changes.items, *changes.joining],
             "payment_behavior": "default_incomplete",
             "billing_mode": {"type": "flexible"},
             "metadata": {"change": change_id},
@@ -195,11 +198,12 @@ class StripeProvider:
             if (schedule_id := id_of(found.schedule)) is not None:
                 await self._release(schedule_id)
         changes = await self._items(order)
+        items = [*changes.items, *changes.joining]
         params: dict[str, Any] = {"metadata": {"change": change_id}}
-        if changes.items or order.ends_trial:
+        if items or order.ends_trial:
             params |= {"payment_behavior": changes.payment_behavior, **self._proration(order)}
-        if changes.items:
-            params["items"] = changes.items
+        if items:
+            params["items"] = items
         if order.ends_trial:  # which begins a period
             params["trial_end"] = "now"
         elif order.new_period:
@@ -223,7 +227,7 @@ class StripeProvider:
             return await self._unpaid(change_id, subscription)
         if subscription.change_id != change_id:  # an earlier try was taken, and has been undone
             return await self._undone(subscription, id_of(updated.latest_invoice))
-        return await self._sweep(change_id, subscription, changes.emptied)
+        return await self._sweep(change_id, order, subscription, changes.emptied)
 
     async def _end(self, change_id: str, subscription_id: str, prorate: bool) -> Outcome:
         """Its last charge goes: what waits and what is left of the period are invoiced now."""
@@ -245,10 +249,16 @@ class StripeProvider:
         What is left over is deleted, if nothing can be due. Otherwise it is set to quantity 0 and
         deleted once that is paid, since a pending update may not delete; a flat fee left over even
         so is deleted in an update that fails as a whole where the card is not charged at once.
+
+        What is metered joins with the rest, as it costs nothing by that; what becomes of that which
+        is there waits until the rest has been applied (`_metered_left`).
         """
         catalog = await self._catalog()
         after = [slot for slot in order.after if not slot.metered]
-        held = {h.slot.key: h for h in await self._known(order) if not h.slot.metered}
+        known = await self._known(order)
+        held = {h.slot.key: h for h in known if not h.slot.metered}
+        metered = {h.slot.key for h in known if h.slot.metered}
+        joining = [s for s in order.after if s.metered and s.key not in metered]
         staying = {slot.key for slot in after}
         changing, repriced = [], []
         repriced_all = order.new_period and not order.ends_trial
@@ -258,7 +268,8 @@ class StripeProvider:
                 repriced.append(slot)
             if old is None or repriced_all or not old.slot.costs_as(slot):
                 changing.append((slot, old or held.get(order.replaces.get(slot.key, ""))))
-        prices = await self.prices.ensure(catalog, repriced, order.currency, order.interval)
+        wanted = [*repriced, *joining]
+        prices = await self.prices.ensure(catalog, wanted, order.currency, order.interval)
         items: list[dict[str, Any]] = []
         for slot, old in changing:
             item: dict[str, Any] = {"id": old.provider_item_id} if old else {}
@@ -268,12 +279,13 @@ class StripeProvider:
         reused = set(order.replaces.values())
         left = [h for key, h in held.items() if key not in staying and key not in reused]
         gone = [old.provider_item_id for old in left]
+        join = [{"price": prices[slot]} for slot in joining]
         flat = any(bills_at_zero(catalog, h.slot, order.currency, order.interval) for h in left)
         if gone and (flat or order.total_minor <= 0):
             items += [{"id": item_id, "deleted": True} for item_id in gone]
-            return _ItemChanges(items, [], "error_if_incomplete")
+            return _ItemChanges(items, join, [], "error_if_incomplete")
         items += [{"id": item_id, "quantity": 0} for item_id in gone]
-        return _ItemChanges(items, gone, "pending_if_incomplete")
+        return _ItemChanges(items, join, gone, "pending_if_incomplete")
 
     async def _known(self, order: BillingOrder) -> list[HeldSlot]:
         """What is held, under the item ids that the provider has for it now."""
@@ -289,22 +301,48 @@ class StripeProvider:
         ]
 
     async def _sweep(
-        self, change_id: str, subscription: ProviderSubscription, emptied: list[str]
+        self,
+        change_id: str,
+        order: BillingOrder,
+        subscription: ProviderSubscription,
+        emptied: list[str],
     ) -> Outcome:
-        """Delete what an applied update has emptied."""
+        """Delete what an applied update has emptied, and settle what is metered."""
         there = {item.id for item in subscription.items}
         gone = [item_id for item_id in emptied if item_id in there]
-        if gone:
+        items: list[dict[str, Any]] = [{"id": item_id, "deleted": True} for item_id in gone]
+        items += await self._metered_left(order, subscription)
+        if items:
+            params: Any = {"items": items, "proration_behavior": "none"}
             await self._client.v1.subscriptions.update_async(
-                subscription.id,
-                {
-                    "items": [{"id": item_id, "deleted": True} for item_id in gone],
-                    "proration_behavior": "none",
-                },
-                {"idempotency_key": f"{change_id}:sweep"},
+                subscription.id, params, {"idempotency_key": f"{change_id}:sweep"}
             )
             subscription = await self._there.need_subscription(subscription.id)
         return await self._applied(subscription)
+
+    async def _metered_left(
+        self, order: BillingOrder, subscription: ProviderSubscription
+    ) -> list[dict[str, Any]]:
+        """Metered items that are to go, or to have another price, now that all else is done.
+
+        The provider puts what was used until now on the next invoice, at the price that was held.
+        """
+        wanted = {slot.key: slot for slot in order.after if slot.metered}
+        metered = [item for item in subscription.items if item.metered and item.package_id]
+        if not metered:
+            return []
+        catalog = await self._catalog()
+        items: list[dict[str, Any]] = []
+        for item in metered:
+            slot = wanted.get(item.key)
+            if slot is None:
+                items.append({"id": item.id, "deleted": True})
+                continue
+            name = name_held(catalog, slot, order.currency, order.interval)
+            if (name.version, name.interval) != (item.version, item.interval):
+                price = await self.prices.ensure(catalog, [slot], order.currency, order.interval)
+                items.append({"id": item.id, "price": price[slot]})
+        return items
 
     async def _applied(self, subscription: ProviderSubscription) -> Outcome:
         invoice = None
@@ -399,7 +437,7 @@ class StripeProvider:
                 for item in subscription.items
                 if item.id in kept and item.quantity == 0 and item.key not in wanted
             ]
-            return await self._sweep(change_id, subscription, emptied)
+            return await self._sweep(change_id, order, subscription, emptied)
 
     async def _progress_of_new(self, change_id: str, subscription: ProviderSubscription) -> Outcome:
         if subscription.status is SubscriptionStatus.INCOMPLETE:
@@ -531,7 +569,8 @@ class StripeProvider:
                 {"idempotency_key": f"{key}:ends:{ends}:{what}"},
             )
         if phase is not None:
-            await self._plan_phase(f"{key}:{wanted}", subscription_id, schedule, phase)
+            ends_at = licensed_first(await self._there.items_of(found))[0].current_period_end
+            await self._plan_phase(f"{key}:{wanted}", subscription_id, schedule, phase, ends_at)
 
     async def _move_trial_end(
         self, subscription_id: str, found: stripe.Subscription, ends_at: datetime
@@ -551,20 +590,23 @@ class StripeProvider:
         """What a subscription goes on as, in the provider's terms; its first period is enough."""
         if future.slots is None:
             return None
-        slots = [slot for slot in future.slots if not slot.metered]
+        slots = future.slots
         catalog = await self._catalog()
         prices = await self.prices.ensure(catalog, slots, future.currency, future.interval)
         phase: dict[str, Any] = {
-            "items": [{"price": prices[slot], "quantity": slot.billable} for slot in slots],
+            "items": [{"price": prices[slot], **_quantity(slot)} for slot in slots],
             "duration": {"interval": future.interval.value, "interval_count": 1},
             "proration_behavior": "none",
         }
         return phase | ({"billing_cycle_anchor": "phase_start"} if future.new_anchor else {})
 
     async def _plan_phase(
-        self, key: str, subscription_id: str, schedule: Any, phase: dict[str, Any]
+        self, key: str, subscription_id: str, schedule: Any, phase: dict[str, Any], ends_at: int
     ) -> None:
-        """One schedule of two phases: the running period as it is, then the next; then released."""
+        """One schedule of two phases: the running period as it is, then the next; then released.
+
+        `ends_at` is the end of what is paid in advance: what is metered may be billed more often.
+        """
         schedules = self._client.v1.subscription_schedules
         if schedule is None:
             schedule = await schedules.create_async(
@@ -578,7 +620,7 @@ class StripeProvider:
                 for item in running["items"]
             ],
             "start_date": running.start_date,
-            "end_date": running.end_date,
+            "end_date": ends_at,
             "proration_behavior": "none",
         }
         present |= {"trial_end": running.trial_end} if running.trial_end else {}
@@ -617,8 +659,7 @@ class StripeProvider:
             slots = [slot for _, slot in put]
             prices = await self.prices.ensure(await self._catalog(), slots, currency, interval)
             items: list[dict[str, Any]] = [
-                ({"id": item_id} if item_id else {})
-                | {"price": prices[slot], "quantity": slot.billable}
+                ({"id": item_id} if item_id else {}) | {"price": prices[slot], **_quantity(slot)}
                 for item_id, slot in put
             ]
             items += [{"id": item_id, "deleted": True} for item_id in delete]
@@ -660,9 +701,11 @@ class StripeProvider:
 
 
 class _ItemChanges(NamedTuple):
-    """Items to send, the ids of those that are emptied, and what happens if it is not paid."""
+    """Items to send, those that are metered and join for nothing, the ids of those that are
+    emptied, and what happens if it is not paid."""
 
     items: list[dict[str, Any]]
+    joining: list[dict[str, Any]]
     emptied: list[str]
     payment_behavior: str
 
@@ -675,6 +718,10 @@ def _trial(ends_at: datetime, *, expires: bool) -> dict[str, Any]:
         "trial_settings": {"end_behavior": {"missing_payment_method": "cancel"}},
     }
     return params | ({"cancel_at": end} if expires else {})
+
+
+def _quantity(slot: Slot) -> dict[str, int]:
+    return {} if slot.metered else {"quantity": slot.billable}
 
 
 def _digest(phase: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ stopped, and a second one has nothing to do. What was edited there by hand (drif
 same comparison: on what we make we write what we said of it.
 """
 
+import contextlib
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from decimal import InvalidOperation
 from enum import StrEnum
@@ -131,14 +132,11 @@ class Plan(msgspec.Struct, frozen=True):
         return tuple(action for action in self.actions if action.drift)
 
 
-def licensed_prices(package: AnyPackage) -> Iterable[PriceName]:
+def prices_of(package: AnyPackage) -> Iterable[PriceName]:
     """Every price of a version that a subscription item can have."""
     for charge in package.charges:
-        if not charge.metered:
-            for price in charge.prices:
-                yield PriceName(
-                    package.id, package.version, charge.id, price.currency, price.interval
-                )
+        for price in charge.prices:
+            yield PriceName(package.id, package.version, charge.id, price.currency, price.interval)
 
 
 def plan(catalog: Catalog, held: Collection[str], packages: Iterable[str], found: Found) -> Plan:
@@ -154,7 +152,7 @@ def plan(catalog: Catalog, held: Collection[str], packages: Iterable[str], found
     objects = 0
     for package_id in sorted(packages):
         sold = catalog.current.get(package_id)
-        names = set(licensed_prices(sold)) if sold is not None else set()
+        names = set(prices_of(sold)) if sold is not None else set()
         known = {name for name in ours if name.package_id == package_id}
         kept = {name for name in known if name.version_id in held}
         product = found.products.get(product_id_of(package_id))
@@ -262,7 +260,7 @@ def _name_of(catalog: Catalog, price: FoundPrice, remembered_as: str | None) -> 
     if package is None or price.interval is None:
         return None
     name = PriceName(package.id, package.version, charge_id, price.currency, price.interval)
-    if name not in set(licensed_prices(package)):
+    if name not in set(prices_of(package)):
         return None
     key = remembered_as if remembered_as is not None else price.lookup_key
     if key is None or not key.startswith(f"{name.lookup_key}/"):

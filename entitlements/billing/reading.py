@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import stripe
 from sqlalchemy import select
 
-from entitlements.billing.prices import ProviderPrices, lookup_key
+from entitlements.billing.prices import ProviderPrices, lookup_key, name_held
 from entitlements.billing.reconciliation import (
     InvoiceSide,
     ItemSide,
@@ -19,6 +19,7 @@ from entitlements.billing.reconciliation import (
     SubscriptionSide,
     Theirs,
 )
+from entitlements.billing.retrieval import licensed_first
 from entitlements.billing.sdk import (
     BILLING,
     id_of,
@@ -152,18 +153,20 @@ def _one_held(catalog: Catalog, state: CustomerState, held: Subscription) -> Sub
         billing_ends=future is not None and future.billing_ends,
         trial_ends_at=held.trial_ends_at,
         items=_items(catalog, held),
-        planned=_planned(future) if future else None,
+        planned=_planned(catalog, future) if future else None,
         unaligned=held.unaligned,
     )
 
 
-def _planned(future: Future) -> PlannedSide | None:
+def _planned(catalog: Catalog, future: Future) -> PlannedSide | None:
     if future.slots is None:
         return None
     items = (
-        (lookup_key(slot, future.currency, future.interval), slot.billable)
+        (
+            name_held(catalog, slot, future.currency, future.interval).lookup_key,
+            None if slot.metered else slot.billable,
+        )
         for slot in future.slots
-        if not slot.metered
     )
     return PlannedSide(tuple(sorted(items)))
 
@@ -172,11 +175,11 @@ def _items(catalog: Catalog, held: Subscription) -> tuple[ItemSide, ...]:
     charges = {item.package_id: item.charges for item in held.items}
     items = []
     for slot in slots_of(catalog, held.items, held.quantities):
-        if not slot.metered:
-            charge = charges[slot.package_id].get(slot.charge_id)
-            price = lookup_key(slot, held.currency, held.interval)
-            id = charge.provider_item_id if charge else ""
-            items.append(ItemSide(id, slot.key, price, slot.billable))
+        charge = charges[slot.package_id].get(slot.charge_id)
+        price = name_held(catalog, slot, held.currency, held.interval).lookup_key
+        id = charge.provider_item_id if charge else ""
+        quantity = None if slot.metered else slot.billable
+        items.append(ItemSide(id, slot.key, price, quantity))
     return tuple(items)
 
 
@@ -278,7 +281,7 @@ class TheirSide:
                 price = lookup_key(slot, item.price.currency, Interval(every))
             quantity = getattr(item, "quantity", None)
             sides.append(ItemSide(item.id, slot.key if slot else None, price, quantity))
-        first, pending = items[0], found.pending_update
+        first, pending = licensed_first(items)[0], found.pending_update
         schedule: Any = found.schedule  # expanded
         only_billing = what_ends(found) == BILLING
         return SubscriptionSide(
@@ -309,7 +312,10 @@ class TheirSide:
         following = next((p for p in phases if p.start_date >= running.end_date), None)
         if following is None:
             return None
-        items = [(id_of(item.price) or "", item.quantity) for item in following["items"]]
+        items = [
+            (id_of(item.price) or "", getattr(item, "quantity", None))
+            for item in following["items"]
+        ]
         slots = await self._prices.slots(price for price, _ in items)
         keys = {price: lookup_key(slot, currency, slot.interval) for price, slot in slots.items()}
         return PlannedSide(tuple(sorted((keys.get(price, price), n) for price, n in items)))

@@ -437,6 +437,7 @@ def _slot(item: ItemSide) -> Slot:
         slot.charge_id,
         quantity,
         quantity,
+        metered=item.quantity is None,
         price_factor=slot.price_factor,
     )
 

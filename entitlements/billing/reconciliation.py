@@ -106,7 +106,7 @@ class PlannedSide(msgspec.Struct, frozen=True):
     items: tuple[tuple[str, int | None], ...]
 
     def __str__(self) -> str:
-        return ", ".join(f"{quantity} × {price}" for price, quantity in self.items)
+        return ", ".join(_counted(quantity, price) for price, quantity in self.items)
 
 
 class SubscriptionSide(msgspec.Struct, frozen=True, kw_only=True):
@@ -334,7 +334,7 @@ def _items(ours: Ours, held: SubscriptionSide, found: SubscriptionSide) -> Itera
     pairs, left = matched(held.items, found.items)
     for mine, theirs in pairs:
         if theirs is None:
-            told = f"{mine.quantity} × {mine.price}"
+            told = _counted(mine.quantity, mine.price)
             yield drift(Kind.ITEM_MISSING, mine.slot or mine.id, told, None, push)
             continue
         slot = mine.slot or mine.id
@@ -351,7 +351,7 @@ def _items(ours: Ours, held: SubscriptionSide, found: SubscriptionSide) -> Itera
             Kind.ITEM_EMPTIED if emptied else Kind.ITEM_UNKNOWN,
             theirs.id,
             None,
-            f"{theirs.quantity} × {theirs.price}",
+            _counted(theirs.quantity, theirs.price),
             Repair.SWEEP if emptied and free_to_push else None,
         )
 
@@ -530,6 +530,10 @@ def _charges(ours: Ours, theirs: Theirs) -> Iterable[Drift]:
             ours=invoice.change_id if twice else None,
             theirs=f"{invoice.amount_paid_minor} {invoice.currency}",
         )
+
+
+def _counted(quantity: int | None, price: str) -> str:
+    return price if quantity is None else f"{quantity} × {price}"
 
 
 def _text(at: datetime | None) -> str | None:

@@ -55,7 +55,7 @@ class Retrieval:
     async def as_subscription(self, found: stripe.Subscription) -> ProviderSubscription:
         items = await self.items_of(found)
         slots = await self.prices.slots(item.price.id for item in items)
-        licensed = items[0]
+        licensed = licensed_first(items)[0]
         recurring = licensed.price.recurring
         assert recurring is not None
         pending = found.pending_update
@@ -74,7 +74,9 @@ class Retrieval:
                     slots[item.price.id].package_id if item.price.id in slots else None,
                     slots[item.price.id].version if item.price.id in slots else None,
                     slots[item.price.id].charge_id if item.price.id in slots else None,
-                    item.quantity,
+                    getattr(item, "quantity", None),
+                    _is_metered(item),
+                    Interval(item.price.recurring.interval),
                     slots[item.price.id].price_factor if item.price.id in slots else LIST,
                 )
                 for item in items
@@ -157,12 +159,23 @@ class Retrieval:
         )
 
 
+def licensed_first(items: Sequence[Any]) -> Sequence[Any]:
+    """Items, those that are paid in advance first: their period is the subscription's."""
+    return sorted(items, key=_is_metered)
+
+
+def _is_metered(item: Any) -> bool:
+    return bool(item.price.recurring and item.price.recurring.usage_type == "metered")
+
+
 def _line(catalog: Catalog, line: stripe.InvoiceLineItem, slots: Mapping[str, PricedSlot]) -> Line:
     slot = slots.get(_price_id(line) or "")
     allocations: tuple[Allocation, ...] = ()
+    metered = False
     if slot is not None:
         package = catalog.version(slot.package_id, slot.version)
         charge = package.charge(slot.charge_id)
+        metered = charge.metered
         quantity = line.quantity or 0
         allocations = allocations_of(
             catalog, package, charge, line.amount, quantity, line.currency, slot.interval
@@ -180,6 +193,7 @@ def _line(catalog: Catalog, line: stripe.InvoiceLineItem, slots: Mapping[str, Pr
         period=_period(line.period.start, line.period.end),
         amount_minor=line.amount,
         allocations=allocations,
+        metered=metered,
     )
 
 

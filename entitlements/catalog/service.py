@@ -168,6 +168,7 @@ class CatalogService:
             else:
                 gone = middle
         return gone
+
     async def policies(self) -> Mapping[str, Sequence[PublishedPolicy]]:
         """What was said of those who hold older versions, by package id, in order of publishing:
         also what is approved and takes effect later. A package that is not there is kept."""

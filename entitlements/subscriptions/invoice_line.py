@@ -26,7 +26,8 @@ class Allocation(msgspec.Struct, frozen=True):
 class Line(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One invoice line, of our engine or of the provider. Credits and discounts are negative.
 
-    A line that the provider wrote by itself names no package, charge or period.
+    `metered`: it is for use, which the provider alone adds up; our engine plans no such line. A
+    line that the provider wrote by itself names no package, charge or period.
     """
 
     kind: LineKind
@@ -39,6 +40,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     quantity: int | None = None
     period: Period | None = None
     allocations: tuple[Allocation, ...] = ()
+    metered: bool = False
 
     @property
     def key(self) -> str:

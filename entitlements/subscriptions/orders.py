@@ -21,6 +21,7 @@ from entitlements.subscriptions.payments import (
     Future,
     HeldSlot,
     ProviderInvoice,
+    ProviderItem,
     ProviderSubscription,
 )
 from entitlements.subscriptions.queue import roll
@@ -91,26 +92,16 @@ def correction_of(
     """
     after = tuple(slots_of(catalog, held.items, held.quantities))
     before = [
-        HeldSlot(
-            Slot(
-                i.package_id,
-                i.version,
-                i.charge_id,
-                i.quantity,
-                i.quantity,
-                price_factor=i.price_factor,
-            ),
-            i.id,
-        )
+        HeldSlot(_slot_of(i, i.package_id, i.version, i.charge_id), i.id)
         for i in provided.items
-        if i.package_id and i.version and i.charge_id and i.quantity is not None
+        if i.package_id and i.version and i.charge_id
     ]
-    ours = {_paid(s) for s in after if not s.metered and s.billable}
-    theirs = {_paid(h.slot) for h in before if h.slot.billable}
+    provided_slots = [h.slot for h in before]
+    ours = {_paid(s) for s in after if s.metered or s.billable}
+    theirs = {_paid(s) for s in provided_slots if s.metered or s.billable}
     other_interval = provided.interval is not held.interval
     if ours == theirs and not other_interval:
         return None
-    there = [h.slot for h in before]
     book = Book(catalog, held.currency)
     return BillingOrder(
         customer=billing_customer(row),
@@ -122,14 +113,28 @@ def correction_of(
         at=provided.period.start,
         proration=ProrationMode.INVOICE_NOW,
         new_period=other_interval,
-        total_minor=book.recurring(after, held.interval) - book.recurring(there, provided.interval),
-        replaces=replacements(catalog, there, after, held.currency, provided.interval),
+        total_minor=book.recurring(after, held.interval)
+        - book.recurring(provided_slots, provided.interval),
+        replaces=replacements(catalog, provided_slots, after, held.currency, provided.interval),
         release=True,
     )
 
 
 def _paid(slot: Slot) -> object:
     return slot.key, slot.version, slot.price_factor, slot.billable
+
+
+def _slot_of(item: ProviderItem, package_id: str, version: int, charge_id: str) -> Slot:
+    quantity = item.quantity or 0
+    return Slot(
+        package_id,
+        version,
+        charge_id,
+        quantity,
+        quantity,
+        metered=item.metered,
+        price_factor=item.price_factor,
+    )
 
 
 def billing_customer(row: CustomerRow) -> BillingCustomer:
@@ -149,7 +154,7 @@ def _held_slots(held: Subscription, plan: ChangePlan) -> Sequence[HeldSlot]:
     return [
         HeldSlot(slot, items[slot.package_id].charges[slot.charge_id].provider_item_id)
         for slot in plan.before
-        if not slot.metered and slot.package_id in items
+        if slot.package_id in items and slot.charge_id in items[slot.package_id].charges
     ]
 
 
@@ -158,7 +163,7 @@ def tell_differences(
 ) -> Sequence[LineDifference]:
     """Where our engine and the provider do not agree, somebody has to look."""
     if provided.lines_complete:
-        found = differences(engine, provided.lines)
+        found = differences(engine, provided.licensed_lines)
     else:
         total = sum(line.amount_minor for line in engine)
         off = abs(total - provided.total_minor) > TOLERANCE_MINOR * len(engine)

@@ -100,13 +100,27 @@ class ProviderInvoice(msgspec.Struct, frozen=True, kw_only=True):
     hosted_url: str | None = None
     lines_complete: bool = True
 
+    @property
+    def licensed_lines(self) -> tuple[Line, ...]:
+        """Those that our engine plans, too."""
+        return tuple(line for line in self.lines if not line.metered)
+
+    @property
+    def metered_lines(self) -> tuple[Line, ...]:
+        """Those for use, of a charge that has ended or of a period that has."""
+        return tuple(line for line in self.lines if line.metered)
+
 
 class ProviderItem(msgspec.Struct, frozen=True):
+    """An item of a subscription; a metered one has no quantity, and its price's own interval."""
+
     id: str
     package_id: str | None
     version: int | None
     charge_id: str | None
     quantity: int | None
+    metered: bool
+    interval: Interval
     price_factor: Decimal = LIST
 
     @property
@@ -296,16 +310,18 @@ class PaymentProvider(Protocol):
 
 def as_provided(engine: Sequence[Line], provided: ProviderInvoice) -> tuple[Line, ...]:
     """The provider's amounts under our wording, where both have the same lines; else its own.
+    What it adds for use comes last.
 
     Of a long preview the provider shows the first lines only: then ours stand for all of them.
     """
     if not provided.lines_complete:
         return tuple(engine)
-    theirs = {line_name(line): line for line in provided.lines}
-    same = len(theirs) == len(provided.lines) == len(engine)
+    licensed = provided.licensed_lines
+    theirs = {line_name(line): line for line in licensed}
+    same = len(theirs) == len(licensed) == len(engine)
     if not same or theirs.keys() != {*map(line_name, engine)}:
         return provided.lines
-    return tuple(
+    ours = tuple(
         msgspec.structs.replace(
             line,
             id=theirs[line_name(line)].id,
@@ -314,3 +330,4 @@ def as_provided(engine: Sequence[Line], provided: ProviderInvoice) -> tuple[Line
         )
         for line in engine
     )
+    return (*ours, *provided.metered_lines)

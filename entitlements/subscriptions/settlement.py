@@ -517,7 +517,7 @@ class Settlement:
     ) -> None:
         """What was charged is what the provider says; where it is not ours, finance is told."""
         lines = as_provided(plan.invoice_lines, invoice)
-        if len(lines) == len(plan.invoice_lines):
+        if len(lines) == len(plan.invoice_lines) + len(invoice.metered_lines):
             lines = lines[len(plan.swept) :]  # the others are the lines of earlier changes
         change.lines = msgspec.to_builtins(lines)
         change.total_minor = sum(line.amount_minor for line in lines)

@@ -1,5 +1,5 @@
-"""Holders of older versions: kept, moved by policy, capped, told, rolled back, and what they give up
-when they change something themselves."""
+"""Holders of older versions: kept, moved by policy, capped, told, rolled back, and what they give
+up when they change something themselves."""
 
 import copy
 from collections.abc import Callable
