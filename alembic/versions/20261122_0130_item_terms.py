@@ -1,6 +1,6 @@
 """A package held may be below list, and its entitlements apart from its price.
 
-Revision: 20261122_0130, after 20261122_0010
+Revision: 20261122_0130, after 20261122_0120
 """
 
 from collections.abc import Sequence
