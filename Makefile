@@ -6,6 +6,9 @@ PORT ?= 8000
 # Tests wait for as long as they work: two of them share a core.
 WORKERS = $(shell $(PYTHON) -c 'import os; print(2 * os.cpu_count())')
 
+# What the tests start, dozens of times, is compiled once, whatever the shell says.
+export PYTHONDONTWRITEBYTECODE :=
+
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 

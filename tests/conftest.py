@@ -51,6 +51,10 @@ ADMIN_KEY = "ent_admin_for_tests_only"
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 """When every test's time begins, unless it says otherwise."""
 
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+on_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+"""For a test to which the database makes no difference, or that is about one of them."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--soak", action="store_true", help="every case, not a sample: an hour")

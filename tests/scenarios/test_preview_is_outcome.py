@@ -10,7 +10,7 @@ from entitlements.kernel.period import format_instant
 from entitlements.services import Services
 from entitlements.subscriptions.orders import DIFFERENCES
 from tests.api import Api
-from tests.conftest import publish
+from tests.conftest import on_sqlite, publish
 
 
 def _prices(model: str, amount: int) -> dict[str, Any]:
@@ -103,6 +103,7 @@ def _amounts(lines: list[Any]) -> list[Any]:
     return sorted((x["kind"], str(x["chargeId"]), x["amount"]["amountMinor"]) for x in lines)
 
 
+@on_sqlite
 @pytest.mark.parametrize(("seed", "currency"), [(1, "usd"), (2, "jpy"), (3, "usd")])
 async def test_a_random_life_is_charged_as_previewed(
     api: Api, services: Services, currency: str, seed: int

@@ -67,9 +67,11 @@ def environment(sqlite_template: Path, tmp_path: Path) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("terminal", [False, True], ids=["piped", "on a terminal"])
+@pytest.mark.parametrize(
+    ("terminal", "workers"), [(False, 2), (True, 1)], ids=["piped", "on a terminal"]
+)
 def test_an_internal_error_is_logged_without_what_the_request_carried(
-    environment: dict[str, str], *, terminal: bool
+    environment: dict[str, str], *, terminal: bool, workers: int
 ) -> None:
     with contextlib.closing(listen("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -80,7 +82,8 @@ def test_an_internal_error_is_logged_without_what_the_request_carried(
     pieces: list[str] = []
     with collected(pieces, terminal=terminal) as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "entitlements", "serve", "--port", str(port), "--workers", "2"],
+            [sys.executable, "-m", "entitlements", "serve",
+             "--port", str(port), "--workers", str(workers)],
             env=environment, stdout=output, stderr=output,
         )  # fmt: skip
         try:
