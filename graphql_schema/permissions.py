@@ -145,16 +145,21 @@ PROVIDER_IDS = _STAFF
 """Who may see ids at the payment provider."""
 
 
+def require(type_name: str, field_name: str, principal: Principal) -> None:
+    """Raises `Forbidden` where the table does not open a root field to a principal."""
+    rule = RULES.get(f"{type_name}.{field_name}")
+    if rule is None or not rule.allows(principal):
+        raise Forbidden(f"{field_name} is not open to {principal.role} with these scopes")
+
+
 class Guarded(FieldExtension):
     """Applies the table to a root field, before anything of it runs."""
 
     async def resolve_async(
         self, next_: AsyncExtensionResolver, source: Any, info: Info, **kwargs: Any
     ) -> Any:
-        rule = RULES.get(f"{info.path.typename}.{info.field_name}")
-        principal: Principal = info.context.principal
-        if rule is None or not rule.allows(principal):
-            raise Forbidden(f"{info.field_name} is not open to {principal.role} with these scopes")
+        assert info.path.typename is not None
+        require(info.path.typename, info.field_name, info.context.principal)
         if info.context.lasting:
             await info.context.still_good()
         return await next_(source, info, **kwargs)

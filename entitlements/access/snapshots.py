@@ -145,6 +145,10 @@ class Snapshots:
             code="REVISION_NOT_REACHED",
         )
 
+    def at_hand(self, customer_id: str) -> Snapshot | None:
+        """What is remembered of a customer and sure, be it from an earlier time; else None."""
+        return self._kept.get(customer_id) if self._feed.is_fresh(CUSTOMER_CHANNEL) else None
+
     async def token_generation(self, customer_id: str, *, at_least: int) -> int:
         """The generation of a customer's tokens; 0 where there is no such customer.
 

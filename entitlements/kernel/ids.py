@@ -1,11 +1,14 @@
 """Ids of our own: a prefix that names the kind, then 26 characters that sort by creation."""
 
+import os
 import secrets
 import threading
 import time
 from datetime import datetime
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, o, u
+_PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
+_SHIFTS = range(120, -1, -10)
 _lock = threading.Lock()
 _last_us = 0
 
@@ -18,7 +21,8 @@ def new_id(prefix: str) -> str:
     global _last_us
     with _lock:
         _last_us = max(time.time_ns() // 1000, _last_us + 1)
-        number = (_last_us << 66) | secrets.randbits(66)
+        chance = int.from_bytes(os.urandom(9)) >> 6
+        number = (_last_us << 66) | chance
     return _written(prefix, number)
 
 
@@ -28,7 +32,7 @@ def first_id_at(prefix: str, at: datetime) -> str:
 
 
 def _written(prefix: str, number: int) -> str:
-    return f"{prefix}_" + "".join(_ALPHABET[(number >> shift) & 31] for shift in range(125, -1, -5))
+    return f"{prefix}_" + "".join([_PAIRS[(number >> shift) & 1023] for shift in _SHIFTS])
 
 
 def random_token(length_bytes: int = 24) -> str:

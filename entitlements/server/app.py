@@ -11,6 +11,7 @@ from datetime import timedelta
 from types import FrameType
 from typing import Any
 
+import msgspec
 import structlog
 import uvicorn
 from cross_web import AsyncHTTPRequestAdapter, HTTPException
@@ -36,7 +37,9 @@ from entitlements.billing.webhooks import InvalidWebhook
 from entitlements.kernel.clock import wall_now
 from entitlements.kernel.errors import Unauthenticated, Unavailable
 from entitlements.kernel.ids import new_id
+from entitlements.server import front
 from entitlements.server.authentication import Authenticator
+from entitlements.server.front import Front
 from entitlements.server.logging import configure_logging
 from entitlements.server.migrations import is_at_head
 from entitlements.services import Services, opened_services
@@ -50,7 +53,7 @@ from graphql_schema.schema import schema
 
 log = structlog.get_logger()
 
-BODY_BYTES_AT_MOST = {"/graphql": 100_000, "/webhooks/stripe": 1_000_000}
+BODY_BYTES_AT_MOST = {"/graphql": front.BODY_BYTES_AT_MOST, "/webhooks/stripe": 1_000_000}
 """By path; of what is not named no body is read."""
 
 DOCUMENT_NOT_FOUND = "PERSISTED_DOCUMENT_NOT_FOUND"
@@ -61,6 +64,18 @@ GRAPHQL_TYPE = "application/graphql-response+json"
 
 
 OpenServices = Callable[[], AbstractAsyncContextManager[Services]]
+
+
+class _Application(Starlette):
+    """What is asked most goes in front of the framework."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] == "/graphql" and scope["method"] == "POST":
+            left = await _edge(self.state).front.answer(scope, receive, send)
+            if left is None:
+                return
+            receive = left
+        await super().__call__(scope, receive, send)
 
 
 def create_app(open_services: OpenServices, *, inbox_only: bool = True) -> Starlette:
@@ -83,7 +98,7 @@ def create_app(open_services: OpenServices, *, inbox_only: bool = True) -> Starl
                 stop.set()
                 await worker
 
-    app = Starlette(
+    app = _Application(
         routes=[
             Route("/graphql", _graphql, methods=["POST"]),
             WebSocketRoute("/graphql", _graphql_socket),
@@ -236,6 +251,11 @@ def _lasting(authenticator: Authenticator, bearer: str | None) -> StillGood:
     return still_good
 
 
+def _is_plain(accept: str) -> bool:
+    """Whether one answer is wanted, not a stream of them."""
+    return not any(word in accept.lower() for word in ("event-stream", "multipart"))
+
+
 class _View(GraphQL[Context, None]):
     """Strawberry's view: with our context, the statuses of GraphQL over HTTP, and exact JSON."""
 
@@ -312,6 +332,9 @@ class _View(GraphQL[Context, None]):
         if "\\u" in text and any(_NO_TEXT.search(said) for said in _texts(found)):
             raise json.JSONDecodeError("text has no NUL and no half of a surrogate pair", "", 0)
         return found
+
+    def encode_json(self, data: object) -> bytes:
+        return msgspec.json.encode(data)
 
     async def get_sub_response(self, request: Request | WebSocket) -> Response:
         response = await super().get_sub_response(request)
@@ -393,10 +416,13 @@ async def _graphql_socket(socket: WebSocket) -> None:
 
 async def _graphql(request: Request) -> Response:
     """Answer one GraphQL request: 401 without a good bearer."""
-    media_type = _media_type(request.headers.get("accept", ""))
+    accept = request.headers.get("accept", "")
+    media_type = _media_type(accept)
+    edge = _edge(request.app.state)
+    if _is_plain(accept):
+        edge.front.prefers(accept.encode("latin-1"), media_type)
     try:
         bearer = request.headers.get("authorization")
-        edge = _edge(request.app.state)
         authenticator = edge.authenticator
         identity = await authenticator.authenticate(bearer)
     except Unauthenticated as error:
@@ -427,6 +453,7 @@ class _Edge:
             schema._schema, manifest or {}, trusted_only=settings.trusted_documents_only
         )
         self.view = _View(self.documents)
+        self.front = Front(services, self.authenticator, self.documents)
         for mistake in self.documents.mistakes():
             log.error("trusted_document_refused", why=mistake)
 

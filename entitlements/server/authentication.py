@@ -44,6 +44,9 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
         return self.expires_at is not None and self.expires_at <= wall_now()
 
 
+_ADMIN = Identity(principal=Principal(role=Role.ADMIN, name="key:admin"))
+
+
 class _Remembered(msgspec.Struct, frozen=True):
     identity: Identity
     until: float
@@ -68,7 +71,7 @@ class Authenticator:
         if scheme.lower() != "bearer" or not bearer:
             raise Unauthenticated(_REALM)
         if self._admin_key and hmac.compare_digest(bearer.encode(), self._admin_key):
-            return Identity(principal=Principal(role=Role.ADMIN, name="key:admin"))
+            return _ADMIN
         try:
             found = await self._identity(bearer)
         except Exception as error:
@@ -78,6 +81,25 @@ class Authenticator:
         if found is None or found.expired():
             raise Unauthenticated(_REALM)
         return found
+
+    def remembered(self, authorization: bytes) -> Identity | None:
+        """Who a bearer was found to be, if that is good now and nothing has to be asked for it."""
+        if authorization[:7].lower() != b"bearer " or not authorization.isascii():
+            return None
+        bearer = authorization[7:].strip()
+        if self._admin_key and hmac.compare_digest(bearer, self._admin_key):
+            return _ADMIN
+        found = self._remembered.get(keys.hash_key(bearer.decode()))
+        if found is None or found.until <= monotonic_seconds() or found.identity.expired():
+            return None
+        identity = found.identity
+        if identity.generation is None:
+            return identity if self._services.feed.is_fresh(KEY_CHANNEL) else None
+        assert identity.principal.customer_id is not None
+        snapshot = self._services.snapshots.at_hand(identity.principal.customer_id)
+        if snapshot is None or snapshot.token_generation != identity.generation:
+            return None
+        return identity
 
     async def _identity(self, bearer: str) -> Identity | None:
         digest = keys.hash_key(bearer)

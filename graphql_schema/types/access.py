@@ -206,27 +206,62 @@ class Unlock:
 
 @strawberry.type(description="The answer to one check: yes, or no with exactly one reason.")
 class AccessDecision:
-    feature_id: strawberry.ID = strawberry.field(description="The feature asked about.")
-    allowed: bool = strawberry.field(description="May they do it now?")
-    reason: DenialReason | None = strawberry.field(description="Why not; null when allowed.")
-    over_limit: bool = strawberry.field(description="Allowed only because overage is.")
-    value: EntitlementValue | None = strawberry.field(description="What is granted, if anything.")
-    used: BigInt | None = strawberry.field(description="METERED: units used in the window.")
-    remaining: BigInt | None = strawberry.field(
-        description="METERED: units left; null where there is no limit."
-    )
-    resets_at: datetime | None = strawberry.field(
+    answer: strawberry.Private[Answer]
+    denial: strawberry.Private[Denial | None]
+
+    @strawberry.field(description="The feature asked about.")
+    def feature_id(self) -> strawberry.ID:
+        return strawberry.ID(self.answer.check.feature_id)
+
+    @strawberry.field(description="May they do it now?")
+    def allowed(self) -> bool:
+        return self.answer.decision.allowed
+
+    @strawberry.field(description="Why not; null when allowed.")
+    def reason(self) -> DenialReason | None:
+        return self.answer.decision.reason
+
+    @strawberry.field(description="Allowed only because overage is.")
+    def over_limit(self) -> bool:
+        return self.answer.decision.over_limit
+
+    @strawberry.field(description="What is granted, if anything.")
+    def value(self) -> EntitlementValue | None:
+        value = self.answer.decision.value
+        return None if value is None else entitlement_value_type(value)
+
+    @strawberry.field(description="METERED: units used in the window.")
+    def used(self) -> BigInt | None:
+        return _big(self.answer.decision.used)
+
+    @strawberry.field(description="METERED: units left; null where there is no limit.")
+    def remaining(self) -> BigInt | None:
+        return _big(self.answer.decision.remaining)
+
+    @strawberry.field(
         description="METERED: when the window ends and counting begins at 0; null: never."
     )
-    warning: int | None = strawberry.field(description="The highest warnAtPercent reached.")
-    revision: BigInt = strawberry.field(description="The customer's revision answered from.")
-    sources: list[GrantSource] = strawberry.field(description="Everything that grants the feature.")
-    unsure_since: datetime | None = strawberry.field(
+    def resets_at(self) -> datetime | None:
+        return self.answer.resets_at
+
+    @strawberry.field(description="The highest warnAtPercent reached.")
+    def warning(self) -> int | None:
+        return self.answer.decision.warning
+
+    @strawberry.field(description="The customer's revision answered from.")
+    def revision(self) -> BigInt:
+        return BigInt(self.answer.revision)
+
+    @strawberry.field(description="Everything that grants the feature.")
+    def sources(self) -> list[GrantSource]:
+        return _source_types(self.answer.catalog, self.answer.decision.sources)
+
+    @strawberry.field(
         description="Null: this is so now. Else the database cannot be reached, and this is what "
         "was known at that instant."
     )
-
-    denial: strawberry.Private[Denial | None]
+    def unsure_since(self) -> datetime | None:
+        return self.answer.unsure_since
 
     @strawberry.field(
         description="What this customer could buy themself to turn this answer into yes, cheapest "
@@ -252,25 +287,10 @@ class AccessDecision:
     @classmethod
     def of(cls, answer: Answer, customer_id: str | None = None, check: Check | None = None) -> Self:
         """The answer; to one of a customer, with the check that its remedies have to pass."""
-        decision = answer.decision
         denial = None
-        if not decision.allowed and customer_id is not None and check is not None:
+        if not answer.decision.allowed and customer_id is not None and check is not None:
             denial = Denial(customer_id, check, answer.revision)
-        return cls(
-            feature_id=strawberry.ID(answer.check.feature_id),
-            allowed=decision.allowed,
-            reason=decision.reason,
-            over_limit=decision.over_limit,
-            value=None if decision.value is None else entitlement_value_type(decision.value),
-            used=_big(decision.used),
-            remaining=_big(decision.remaining),
-            resets_at=answer.resets_at,
-            warning=decision.warning,
-            revision=BigInt(answer.revision),
-            sources=_source_types(answer.catalog, decision.sources),
-            unsure_since=answer.unsure_since,
-            denial=denial,
-        )
+        return cls(answer=answer, denial=denial)
 
 
 def _big(number: int | None) -> BigInt | None:

@@ -1,0 +1,144 @@
+"""In front of the framework: hot documents of bearers that are remembered, answered directly.
+
+What comes here is a `POST /graphql` that any ordinary client sends. Whatever is unusual about it
+(its headers, its body, its bearer, its document, its variables) goes on to the ordinary way, from
+the beginning: that one says what is wrong, and remembers what the next request may be answered
+from. So nothing is decided here that is not decided there, and nothing is said differently.
+"""
+
+from typing import Any, Final
+
+import msgspec
+import structlog
+from starlette.types import Message, Receive, Scope, Send
+
+from entitlements.kernel.ids import new_id
+from entitlements.kernel.lru import Lru
+from entitlements.server.authentication import Authenticator
+from entitlements.services import Services
+from graphql_schema.coercion import NotHere
+from graphql_schema.compiled import Operation, compile_operation
+from graphql_schema.context import Context
+from graphql_schema.documents import CHARACTERS_REMEMBERED_AT_MOST, Documents, Prepared
+from graphql_schema.schema import schema
+
+BODY_BYTES_AT_MOST: Final = 100_000
+ACCEPTS_AT_MOST: Final = 100
+"""How many different `Accept` headers are remembered."""
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
+_MISSING: Any = object()
+
+
+class Front:
+    """One application's. `media_type` is what of ours an `Accept` header prefers."""
+
+    def __init__(
+        self, services: Services, authenticator: Authenticator, documents: Documents
+    ) -> None:
+        self._services = services
+        self._authenticator = authenticator
+        self._documents = documents
+        self._media_types: Lru[bytes, bytes] = Lru(ACCEPTS_AT_MOST)
+
+    def prefers(self, accept: bytes, media_type: str) -> None:
+        """An ordinary request had this `Accept`, and was answered in this media type."""
+        self._media_types[accept] = media_type.encode()
+
+    async def answer(self, scope: Scope, receive: Receive, send: Send) -> Receive | None:
+        """Answer, or say what the ordinary way has to receive."""
+        bearer = content_type = None
+        accept = b""
+        for name, value in scope["headers"]:
+            if name == b"authorization" and bearer is None:
+                bearer = value
+            elif name == b"content-type" and content_type is None:
+                content_type = value
+            elif name == b"accept" and not accept:
+                accept = value
+        media_type = self._media_types.get(accept)
+        if content_type != b"application/json" or bearer is None or media_type is None:
+            return receive
+        identity = self._authenticator.remembered(bearer)
+        if identity is None:
+            return receive
+        messages = [await receive()]
+        body: bytes = messages[0].get("body", b"")
+        while messages[-1].get("more_body") and len(body) <= BODY_BYTES_AT_MOST:
+            messages.append(await receive())
+            body += messages[-1].get("body", b"")
+        found = self._asked(body)
+        if found is None:
+            return _again(messages, receive)
+        prepared, operation, variables = found
+        if not self._documents.are_open_to(identity.principal, prepared):
+            return _again(messages, receive)
+        request_id = new_id("req")
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        context = Context(self._services, identity.principal, request_id, documents=self._documents)
+        try:
+            answer = _encode(await operation.answer(context, variables))
+        except NotHere:
+            return _again(messages, receive)
+        finally:
+            structlog.contextvars.unbind_contextvars("request_id")
+        await send(
+            {
+                "type": "http.response.start",
+                "status": 200,
+                "headers": [
+                    (b"content-length", b"%d" % len(answer)),
+                    (b"content-type", media_type),
+                    (b"x-request-id", request_id.encode()),
+                    (b"x-content-type-options", b"nosniff"),
+                ],
+            }
+        )
+        await send({"type": "http.response.body", "body": answer})
+        return None
+
+    def _asked(self, body: bytes) -> tuple[Prepared, Operation, dict[str, Any]] | None:
+        """The operation that a body asks for, if it is a hot one, and its variables."""
+        if len(body) > BODY_BYTES_AT_MOST:
+            return None
+        if b"\\u" in body or not body.isascii():  # half surrogates, NUL, what is not UTF-8
+            return None
+        try:
+            asked = _decode(body)
+        except (msgspec.DecodeError, RecursionError):
+            return None
+        if type(asked) is not dict:
+            return None
+        text, name = asked.get("query"), asked.get("operationName")
+        if "documentId" in asked:
+            id = asked["documentId"]
+            text = None if "query" in asked or type(id) is not str else self._documents.text(id)
+        elif type(text) is str and len(text) > CHARACTERS_REMEMBERED_AT_MOST:
+            return None
+        variables, extensions = asked.get("variables"), asked.get("extensions")
+        if not (
+            isinstance(text, str)
+            and isinstance(name, str | None)
+            and isinstance(variables, dict | None)
+            and isinstance(extensions, dict | None)
+        ):
+            return None
+        prepared = self._documents.prepared(text)
+        operation = prepared.compiled.get(name, _MISSING)
+        if operation is _MISSING:
+            operation = None
+            if prepared.ast is not None and not prepared.errors:
+                operation = compile_operation(schema, prepared.ast, name)
+            prepared.compiled[name] = operation
+        return None if operation is None else (prepared, operation, variables or {})
+
+
+def _again(messages: list[Message], receive: Receive) -> Receive:
+    """What was received, once more, and then what comes."""
+    waiting = iter(messages)
+
+    async def again() -> Message:
+        return next(waiting, None) or await receive()
+
+    return again
