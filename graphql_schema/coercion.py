@@ -14,18 +14,18 @@ from graphql import (
     VariableDefinitionNode,
     VariableNode,
     Visitor,
-    get_nullable_type,
     is_input_object_type,
     is_list_type,
     is_non_null_type,
     is_required_input_field,
-    is_scalar_type,
     type_from_ast,
     visit,
 )
 from graphql.utilities.coerce_input_value import coerce_default_value, coerce_input_literal
 from strawberry import Schema
+from strawberry.scalars import is_scalar
 from strawberry.types.arguments import convert_argument
+from strawberry.types.base import StrawberryList, StrawberryOptional, has_object_definition
 from strawberry.types.field import StrawberryField
 
 
@@ -131,18 +131,14 @@ def arguments_of(
     schema: Schema, definition: StrawberryField, field: GraphQLField, node: Any
 ) -> Arguments:
     """How the arguments of a field follow from the variables; the others are known now."""
-    config, registry = schema.config, schema.schema_converter.scalar_registry
+    name_of = schema.config.name_converter.from_argument
     written = {argument.name.value: argument.value for argument in node.arguments or ()}
     known: dict[str, Any] = {}
     asked = []
     for argument in definition.arguments:
-        taken = field.args[config.name_converter.from_argument(argument)]
-        value = written.get(config.name_converter.from_argument(argument))
-        convert: Callable[[Any], Any] = functools.partial(
-            convert_argument, type_=argument.type, scalar_registry=registry, config=config
-        )
-        if is_scalar_type(get_nullable_type(taken.type)):
-            convert = _as_it_is
+        taken = field.args[name_of(argument)]
+        value = written.get(name_of(argument))
+        convert = _conversion(schema, argument.type)
         default = coerce_default_value(taken)
         if isinstance(value, VariableNode):
             never_null = is_non_null_type(taken.type)
@@ -167,6 +163,30 @@ def arguments_of(
         return found
 
     return arguments
+
+
+def _conversion(schema: Schema, type_: Any) -> Callable[[Any], Any]:
+    """From a coerced value to what the resolver takes: an input type's object, else as it is."""
+    if isinstance(type_, StrawberryOptional):
+        type_ = type_.of_type
+    if isinstance(type_, StrawberryList) and has_object_definition(type_.of_type):
+        item = _conversion(schema, type_.of_type)
+        return lambda value: None if value is None else [item(one) for one in value]
+    if not has_object_definition(type_):
+        registry = schema.schema_converter.scalar_registry
+        plain = functools.partial(
+            convert_argument, type_=type_, scalar_registry=registry, config=schema.config
+        )
+        return _as_it_is if is_scalar(type_, registry) else plain
+    made: Any = type_
+    names = {}
+    for field in made.__strawberry_definition__.fields:
+        if _conversion(schema, field.type) is not _as_it_is:
+            raise NotHot
+        names[schema.config.name_converter.from_field(field)] = field.python_name
+    if made.__strawberry_definition__.from_input is not None:
+        raise NotHot
+    return lambda value: made(**{names[name]: given for name, given in value.items()})
 
 
 def _as_it_is(value: Any) -> Any:

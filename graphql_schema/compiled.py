@@ -36,6 +36,7 @@ from graphql import (
     Undefined,
     VariableNode,
     Visitor,
+    get_nullable_type,
     is_abstract_type,
     is_enum_type,
     is_list_type,
@@ -284,44 +285,55 @@ class _Compiler:
         collected = collect_subfields(
             self._schema, self._fragments, self._asked, self._operation, type_, details
         )
+        names: dict[str, Any] = {}
         fields = [
-            (key, self._field(type_, found)) for key, found in collected.grouped_field_set.items()
+            f"{key!r}: {self._field(type_, found, names)}"
+            for key, found in collected.grouped_field_set.items()
         ]
-
-        def show(value: Any, info: _Info) -> Any:
-            if value is None:
-                return None
-            return {key: field(value, info) for key, field in fields}
-
+        # A key is a name of GraphQL's, and the only thing in it that a client wrote.
+        show: Show = eval(f"lambda s, i: None if s is None else {{{', '.join(fields)}}}", names)
         return show
 
-    def _field(self, parent: GraphQLObjectType, details: list[Any]) -> Show:
+    def _field(self, parent: GraphQLObjectType, details: list[Any], names: dict[str, Any]) -> str:
+        """An expression of what is shown of a source `s`, by `names` of its own."""
         name = details[0].node.name.value
         if name == "__typename":
-            return lambda _source, _info: parent.name
+            return repr(parent.name)
+        type_: Any = parent.fields[name].type
+        number = len(names)
+        read, show = f"read{number}", f"show{number}"
+        names[read], value = self._read(parent, name, details, read)
+        names[show] = self._show(type_, details)
+        shown = f"{show}({value}, i)"
+        plain = _PLAIN.get(getattr(get_nullable_type(type_), "name", ""))
+        if plain is None:
+            return shown
+        return f"(v if type(v := {value}) is {plain.__name__} else {show}(v, i))"
+
+    def _read(
+        self, parent: GraphQLObjectType, name: str, details: list[Any], read: str
+    ) -> tuple[Any, str]:
+        """What reads a field, and how it is called."""
         field = parent.fields[name]
-        show = self._show(field.type, details)
         if parent.name == "Customer":
-            known = _CUSTOMER.get(name)
-            if known is None:
+            if name not in _CUSTOMER:
                 raise NotHot
-            return lambda source, info: show(known(source), info)
+            return _CUSTOMER[name], f"{read}(s)"
         definition = _definition(field)
         resolver = definition.base_resolver
         if resolver is None:
-            read = attrgetter(definition.python_name)
-            return lambda source, info: show(read(source), info)
+            return attrgetter(definition.python_name), f"{read}(s)"
         if definition.extensions or definition.permission_classes:
             raise NotHot
         function: Any = resolver.wrapped_func
         if inspect.iscoroutinefunction(function):
             function = self._at_once(f"{parent.name}.{name}", function)
         elif not resolver.arguments and resolver.info_parameter is None:
-            return lambda source, info: show(function(source), info)
+            return function, f"{read}(s)"
         arguments = arguments_of(self._strawberry, definition, field, details[0].node)
         if resolver.info_parameter is None:
-            return lambda source, info: show(function(source, **arguments(info.variables)), info)
-        return lambda source, info: show(function(source, info, **arguments(info.variables)), info)
+            return lambda s, i: function(s, **arguments(i.variables)), f"{read}(s, i)"
+        return lambda s, i: function(s, i, **arguments(i.variables)), f"{read}(s, i)"
 
     def _at_once(self, name: str, function: Any) -> Any:
         """An async resolver that has nothing to wait for, since what it needs is there."""

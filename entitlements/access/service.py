@@ -71,17 +71,20 @@ class Access:
         having waited for it a moment, `Unavailable` where the database is needed and cannot be
         reached, and `ValidationFailed` for a check that makes no sense.
         """
-        known = await self._snapshots.get(customer_id, min_revision=min_revision or 0)
-        used = await self._usage_of(known, checks)
+        least = min_revision or 0
+        known = self._snapshots.known_now(customer_id, min_revision=least)
+        if known is None:
+            known = await self._snapshots.get(customer_id, min_revision=least)
+        metered = _metered(known, checks)
+        if not metered:
+            return [_answer(known, check, NOT_USED) for check in checks]
+        used = await self._usage_of(known, metered)
         return [_answer(known, check, used.get(check.feature_id, NOT_USED)) for check in checks]
 
-    async def _usage_of(self, known: Known, checks: Sequence[Check]) -> Mapping[str, Used]:
-        """The counters of the METERED features asked about; none asked, nothing read."""
+    async def _usage_of(self, known: Known, metered: Sequence[Feature]) -> Mapping[str, Used]:
+        """The counters of METERED features."""
         state, catalog = known.snapshot.state, known.catalog
-        asked = {check.feature_id: catalog.features.get(check.feature_id) for check in checks}
-        metered = [f for f in asked.values() if f is not None and f.kind is FeatureKind.METERED]
-        if state is None or not metered:
-            return {}
+        assert state is not None
         try:
             return (await self._used(catalog, [state], metered, self._clock.now()))[state.id]
         except Exception as error:
@@ -102,21 +105,25 @@ class Access:
         return [_answer(Known(nobody, catalog), check, NOT_USED) for check in checks]
 
 
+def _metered(known: Known, checks: Sequence[Check]) -> list[Feature]:
+    """Of what is asked about, that which is counted."""
+    if known.snapshot.state is None:
+        return []
+    features = known.catalog.features
+    asked = [features.get(check.feature_id) for check in checks]
+    found = {f.id: f for f in asked if f is not None and f.kind is FeatureKind.METERED}
+    return list(found.values())
+
+
 def _answer(known: Known, check: Check, used: Used) -> Answer:
     feature = known.catalog.features.get(check.feature_id)
+    snapshot = known.snapshot
     decision = decide(
-        known.snapshot.grants,
+        snapshot.grants,
         feature,
         quantity=check.quantity,
         at_least=check.at_least,
         used=used.quantity,
     )
-    return Answer(
-        check=check,
-        decision=decision,
-        feature=feature,
-        revision=known.snapshot.revision,
-        catalog=known.catalog,
-        resets_at=used.resets_at,
-        unsure_since=known.unsure_since,
-    )
+    revision, resets_at = snapshot.revision, used.resets_at
+    return Answer(check, decision, feature, revision, known.catalog, resets_at, known.unsure_since)

@@ -82,7 +82,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return self.grants.holds_until if self.grants is not None else None
 
 
-class Known(msgspec.Struct, frozen=True):
+class Known(msgspec.Struct, frozen=True, gc=False):
     """A snapshot that holds now, its catalog, and since when it is unsure (None: it is sure)."""
 
     snapshot: Snapshot
@@ -120,6 +120,20 @@ class Snapshots:
         self._patience = Patience()
         feed.subscribe(CUSTOMER_CHANNEL, self._refresh, drop=self._drop)
         _staleness.set_function(lambda: feed.age_seconds(CUSTOMER_CHANNEL))
+
+    def known_now(self, customer_id: str, *, min_revision: int = 0) -> Known | None:
+        """What `get` would say, where nothing has to be waited for; else None."""
+        kept = self._kept.get(customer_id)
+        if kept is None or kept.revision < min_revision:
+            return None
+        if not self._feed.is_fresh(CUSTOMER_CHANNEL) or not self._feed.is_fresh(CATALOG_CHANNEL):
+            return None
+        now = self._clock.now()
+        catalog = self._catalogs.remembered(now)
+        if catalog is None:
+            return None
+        _hits.inc()
+        return self._held(customer_id, kept, catalog, now)
 
     async def get(self, customer_id: str, *, min_revision: int = 0) -> Known:
         """What a customer may do now, at `min_revision` or later.
@@ -187,7 +201,8 @@ class Snapshots:
             kept = None
         if kept is not None and self._feed.is_fresh(CUSTOMER_CHANNEL):
             _hits.inc()
-            return self._held(customer_id, kept, await self._catalog())
+            catalog = await self._catalog()
+            return self._held(customer_id, kept, catalog, self._clock.now())
         loaded: Snapshot | None
         if kept is None:
             loaded = await self._load_at_all(customer_id)
@@ -196,10 +211,10 @@ class Snapshots:
         catalog = await self._catalog()
         if loaded is not None:
             _misses.inc()
-            return self._held(customer_id, loaded, catalog)
+            return self._held(customer_id, loaded, catalog, self._clock.now())
         assert kept is not None
         _unsure.inc()
-        return self._held(customer_id, kept, catalog, unsure=True)
+        return self._held(customer_id, kept, catalog, self._clock.now(), unsure=True)
 
     async def _load_at_all(self, customer_id: str) -> Snapshot:
         try:
@@ -221,10 +236,15 @@ class Snapshots:
         return await self._patience.read(lambda: self._catalogs.as_of(now)) or remembered
 
     def _held(
-        self, customer_id: str, snapshot: Snapshot, catalog: Catalog, *, unsure: bool = False
+        self,
+        customer_id: str,
+        snapshot: Snapshot,
+        catalog: Catalog,
+        now: datetime,
+        *,
+        unsure: bool = False,
     ) -> Known:
         """The snapshot as it holds now, merged anew if time has passed or the catalog changed."""
-        now = self._clock.now()
         until = snapshot.holds_until
         over = until is not None and until <= now
         if over or snapshot.catalog_revision != catalog.revision:

@@ -79,6 +79,8 @@ def decide(
         return Decision(False, DenialReason.FEATURE_NOT_FOUND)
     granted = grants.of(feature.id)
     value = granted.value
+    if wanted is None and value is not None and value.enabled:  # what is asked most
+        return Decision(True, None, False, value, None, None, None, granted.sources)
     allowed = _suffices(feature, value, quantity, wanted, used)
     reason = None
     if not allowed:

@@ -40,7 +40,7 @@ from entitlements.kernel.ids import new_id
 from entitlements.server import front
 from entitlements.server.authentication import Authenticator
 from entitlements.server.front import Front
-from entitlements.server.logging import configure_logging
+from entitlements.server.logging import configure_logging, request_id
 from entitlements.server.migrations import is_at_head
 from entitlements.services import Services, opened_services
 from entitlements.settings import load_settings
@@ -69,9 +69,13 @@ OpenServices = Callable[[], AbstractAsyncContextManager[Services]]
 class _Application(Starlette):
     """What is asked most goes in front of the framework."""
 
+    _front: Front | None = None
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] == "/graphql" and scope["method"] == "POST":
-            left = await _edge(self.state).front.answer(scope, receive, send)
+            if self._front is None:
+                self._front = _edge(self.state).front
+            left = await self._front.answer(scope, receive, send)
             if left is None:
                 return
             receive = left
@@ -152,9 +156,9 @@ class _RequestId:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        request_id = new_id("req")
-        scope.setdefault("state", {})["request_id"] = request_id
-        structlog.contextvars.bind_contextvars(request_id=request_id)
+        id = new_id("req")
+        scope.setdefault("state", {})["request_id"] = id
+        named = request_id.set(id)
         started = False
 
         async def send_named(message: Message) -> None:
@@ -163,7 +167,7 @@ class _RequestId:
                 started = True
                 message["headers"] = [
                     *message.get("headers", []),
-                    (b"x-request-id", request_id.encode()),
+                    (b"x-request-id", id.encode()),
                     (b"x-content-type-options", b"nosniff"),
                 ]
             await send(message)
@@ -175,10 +179,10 @@ class _RequestId:
             if started or scope["type"] == "websocket":
                 raise
             words = "something went wrong on our side"
-            answer = _error(500, INTERNAL, words, requestId=request_id)
+            answer = _error(500, INTERNAL, words, requestId=id)
             await answer(scope, receive, send_named)
         finally:
-            structlog.contextvars.unbind_contextvars("request_id")
+            request_id.reset(named)
 
 
 class _BoundedBody:

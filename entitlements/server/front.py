@@ -9,12 +9,12 @@ from. So nothing is decided here that is not decided there, and nothing is said 
 from typing import Any, Final
 
 import msgspec
-import structlog
 from starlette.types import Message, Receive, Scope, Send
 
 from entitlements.kernel.ids import new_id
 from entitlements.kernel.lru import Lru
 from entitlements.server.authentication import Authenticator
+from entitlements.server.logging import request_id
 from entitlements.services import Services
 from graphql_schema.coercion import NotHere
 from graphql_schema.compiled import Operation, compile_operation
@@ -74,15 +74,15 @@ class Front:
         prepared, operation, variables = found
         if not self._documents.are_open_to(identity.principal, prepared):
             return _again(messages, receive)
-        request_id = new_id("req")
-        structlog.contextvars.bind_contextvars(request_id=request_id)
-        context = Context(self._services, identity.principal, request_id, documents=self._documents)
+        id = new_id("req")
+        named = request_id.set(id)
+        context = Context(self._services, identity.principal, id, documents=self._documents)
         try:
             answer = _encode(await operation.answer(context, variables))
         except NotHere:
             return _again(messages, receive)
         finally:
-            structlog.contextvars.unbind_contextvars("request_id")
+            request_id.reset(named)
         await send(
             {
                 "type": "http.response.start",
@@ -90,7 +90,7 @@ class Front:
                 "headers": [
                     (b"content-length", b"%d" % len(answer)),
                     (b"content-type", media_type),
-                    (b"x-request-id", request_id.encode()),
+                    (b"x-request-id", id.encode()),
                     (b"x-content-type-options", b"nosniff"),
                 ],
             }

@@ -6,8 +6,19 @@ structlog does by itself shows the local variables of a traceback, and so a bear
 
 import logging
 import sys
+from contextvars import ContextVar
 
 import structlog
+from structlog.typing import EventDict
+
+request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+"""The request that whatever is logged belongs to."""
+
+
+def _name_request(_logger: object, _method: str, event: EventDict) -> EventDict:
+    if (id := request_id.get()) is not None:
+        event["request_id"] = id
+    return event
 
 
 def configure_logging(level: str = "INFO") -> None:
@@ -20,7 +31,7 @@ def configure_logging(level: str = "INFO") -> None:
     )
     structlog.configure(
         processors=[
-            structlog.contextvars.merge_contextvars,
+            _name_request,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
