@@ -1,11 +1,15 @@
 """The edge of the service: what is no proper request gets a clear refusal, and nothing breaks."""
 
+import asyncio
+import contextlib
 import json
+import socket
 from typing import Any
 
 import httpx
 import pytest
 
+from entitlements.server.demo import listen
 from tests.api import Api
 from tests.conftest import ADMIN_KEY
 
@@ -150,3 +154,19 @@ async def test_text_of_every_script_is_kept(api: Api, example: Any) -> None:
     assert made["createCustomer"]["__typename"] == "CustomerPayload"
     found = await api.ask('{ customer(id: "a") { name } }')
     assert found["customer"]["name"] == name
+
+
+async def test_an_answer_is_sent_at_once_however_the_socket_was_bound() -> None:
+    with contextlib.closing(listen("127.0.0.1", 0)) as bound:
+        host, port = bound.getsockname()
+        seen: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        async def look(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            connection = writer.get_extra_info("socket")
+            seen.set_result(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        async with await asyncio.start_server(look, sock=bound):
+            _, writer = await asyncio.open_connection(host, port)
+            assert await seen
+            writer.close()
