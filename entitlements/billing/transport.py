@@ -103,7 +103,9 @@ def retried_for(answer: Answer | None) -> str | None:
     return "error" if status >= 500 else None
 
 
-async def each(things: Sequence[Any], do: Callable[[Any], Awaitable[None]]) -> None:
+async def each(
+    things: Sequence[Any], do: Callable[[Any], Awaitable[None]], *, at_once: int = AT_ONCE
+) -> None:
     """Do something with each, a few at a time. The first fault ends it."""
     waiting = iter(things)
 
@@ -111,7 +113,7 @@ async def each(things: Sequence[Any], do: Callable[[Any], Awaitable[None]]) -> N
         for thing in waiting:
             await do(thing)
 
-    workers = [asyncio.create_task(work()) for _ in range(min(AT_ONCE, len(things)))]
+    workers = [asyncio.create_task(work()) for _ in range(min(at_once, len(things)))]
     try:
         await asyncio.gather(*workers)
     finally:

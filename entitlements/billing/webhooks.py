@@ -36,6 +36,9 @@ ATTEMPTS = 20
 
 STORED_AT_ONCE = 500
 CUSTOMERS_LEASED = 32
+CUSTOMERS_AT_ONCE = 4
+"""Of each process, three calls each: the provider takes a hundred a second from all of them."""
+
 EVENTS_LOOKED_AT = 500
 """Of those that are due the oldest: whose they are is leased."""
 
@@ -326,7 +329,7 @@ class Webhooks:
             by_subject.setdefault(subject, []).append(event)
         mine = WebhookEventRow.id.in_([event.id for event in events])
         async with kept_alive(lambda: self._renew(mine)):
-            await each(list(by_subject.values()), self._apply)
+            await each(list(by_subject.values()), self._apply, at_once=CUSTOMERS_AT_ONCE)
 
     async def _renew(self, mine: ColumnElement[bool]) -> None:
         async with self._database.write() as session:

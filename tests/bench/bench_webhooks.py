@@ -1,14 +1,18 @@
 """What the webhook inbox takes in and applies: `entitlements serve` as an operator runs it.
 
-10,000 events, of which 30 % come twice, in random order, from 16 connections at once. What is
-received is stored once and answered; what is applied has been fetched from the provider, here the
-sandbox on the same machine, and is done. `make bench` prints it, and writes it to the README.
+10,000 events, of which 30 % come twice, in random order, from 16 connections at once, while the
+inbox is worked. What is received is stored once and answered; what is applied has been fetched from
+the provider, here the sandbox on the same machine. What waits for one customer is fetched once: so
+at last each of them has one event, and customers are counted. `make bench` prints it, and writes it
+to the README.
 """
 
 import asyncio
 import contextlib
+import itertools
 import os
 import random
+import re
 import statistics
 import subprocess
 import sys
@@ -17,7 +21,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import httpx
 import msgspec
@@ -51,10 +55,13 @@ EVENTS = 10_000
 CUSTOMERS = 100
 SENT_TWICE_PERCENT = 30
 CONNECTIONS = 16
+ABOUT_CUSTOMERS = ("customer.subscription.", "invoice.created", "invoice.paid")
 STARTS_WITHIN_SECONDS = 120
 CALLER = Caller(Actor("bench"), Authority.SERVICE)
 
-RECEIVED_AT_LEAST = 100.0
+BEGUN_AT_ONCE = 4
+
+RECEIVED_AT_LEAST, CUSTOMERS_AT_LEAST = 100.0, 2.0
 """What is promised, a second, with room for a slow machine."""
 
 
@@ -63,6 +70,7 @@ class Measured(NamedTuple):
     answered_ms: float  # the median
     answered_99_ms: float
     applied_per_second: float
+    customers_per_second: float
 
 
 async def measured(database_url: str, directory: Path) -> Measured:
@@ -81,58 +89,97 @@ async def measured(database_url: str, directory: Path) -> Measured:
         async with opened_services(settings) as services:
             events = await _events(services, provider_url)
             async with serving(settings) as url:
-                return await _posted(services, url, events)
+                return await _taken(services, url, events)
 
 
-async def _events(services: Services, provider_url: str) -> list[bytes]:
-    """Customers whose subscriptions renew at the provider, until there are enough events."""
+async def _events(services: Services, provider_url: str) -> list[dict[str, Any]]:
+    """What the provider says of customers who buy, and renew after a month."""
     await publish(services, read(examples.text("workspace")).document)
-    for number in range(CUSTOMERS):
-        await services.customers.create_customer(
-            CALLER, f"customer-{number}", sandbox_payment_method="pm_card_visa"
-        )
-        quote = await services.changes.preview(
-            CALLER, f"customer-{number}", ChangeRequest(plan_id="starter")
-        )
-        await services.changes.commit(CALLER, quote.token, "start")
-    at = services.clock.now()
-    events = await events_of(provider_url)
-    while len(events) < EVENTS:
-        at = add_months(at, 1)
-        await services.payments.advance_clock(at)
-        events = await events_of(provider_url)
-    payloads = [msgspec.json.encode(event) for event in events[:EVENTS]]
+    numbers = iter(range(CUSTOMERS))
+
+    async def begin() -> None:
+        for number in numbers:
+            customer = f"customer-{number}"
+            await services.customers.create_customer(
+                CALLER, customer, sandbox_payment_method="pm_card_visa"
+            )
+            starter = ChangeRequest(plan_id="starter")
+            quote = await services.changes.preview(CALLER, customer, starter)
+            await services.changes.commit(CALLER, quote.token, "start")
+
+    await asyncio.gather(*(begin() for _ in range(BEGUN_AT_ONCE)))
+    await services.payments.advance_clock(add_months(services.clock.now(), 1))
+    return [e for e in await events_of(provider_url) if e["type"].startswith(ABOUT_CUSTOMERS)]
+
+
+def _posted(events: list[dict[str, Any]]) -> list[bytes]:
+    """So many events as are wanted, the same again under other ids; some of them twice."""
+    again = itertools.islice(itertools.cycle(events), EVENTS)
+    payloads = [msgspec.json.encode(e | {"id": f"{e['id']}_{n}"}) for n, e in enumerate(again)]
     chance = random.Random(1)
     payloads += chance.sample(payloads, EVENTS * SENT_TWICE_PERCENT // 100)
     chance.shuffle(payloads)
     return payloads
 
 
-async def _posted(services: Services, url: str, payloads: list[bytes]) -> Measured:
-    waiting = iter(payloads)
-    took: list[float] = []
-    limits = httpx.Limits(max_connections=CONNECTIONS)
+async def _taken(services: Services, url: str, events: list[dict[str, Any]]) -> Measured:
+    payloads = _posted(events)
     begin = time.monotonic()
-
-    async def sender(client: httpx.AsyncClient) -> None:
-        for payload in waiting:
-            sent = time.monotonic()
-            answer = await client.post(
-                "/webhooks/stripe", content=payload, headers=signed(payload.decode())
-            )
-            took.append(time.monotonic() - sent)
-            assert answer.status_code == 200, answer.text
-
-    async with httpx.AsyncClient(base_url=url, limits=limits, timeout=60) as client:
-        await asyncio.gather(*(sender(client) for _ in range(CONNECTIONS)))
+    took = await _post(url, payloads)
     received = time.monotonic() - begin
-    while await _waiting(services):
-        await asyncio.sleep(0.1)
+    await _until_applied(services)
     applied = time.monotonic() - begin
     quantiles = statistics.quantiles(took, n=100)
+
+    one_each = {e["data"]["object"]["customer"]: e for e in events if e["type"] == "invoice.paid"}
+    begin = time.monotonic()
+    await _post(url, [msgspec.json.encode(e | {"id": f"{e['id']}_"}) for e in one_each.values()])
+    await _until_applied(services)
     return Measured(
-        len(payloads) / received, 1000 * quantiles[49], 1000 * quantiles[98], EVENTS / applied
+        len(payloads) / received,
+        1000 * quantiles[49],
+        1000 * quantiles[98],
+        EVENTS / applied,
+        len(one_each) / (time.monotonic() - begin),
     )
+
+
+async def _post(url: str, payloads: list[bytes]) -> list[float]:
+    """Post them from several connections at once; how many seconds each took.
+
+    Written by hand: what sends has to cost less than what receives.
+    """
+    host, _, port = url.removeprefix("http://").partition(":")
+    waiting = iter([_request(host, payload) for payload in payloads])
+    took: list[float] = []
+
+    async def send() -> None:
+        reader, writer = await asyncio.open_connection(host, port)
+        for request in waiting:
+            sent = time.monotonic()
+            writer.write(request)
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = re.search(rb"content-length: (\d+)", head)
+            assert head.startswith(b"HTTP/1.1 200 "), head
+            assert length is not None
+            await reader.readexactly(int(length[1]))
+            took.append(time.monotonic() - sent)
+        writer.close()
+        await writer.wait_closed()
+
+    await asyncio.gather(*(send() for _ in range(CONNECTIONS)))
+    return took
+
+
+def _request(host: str, payload: bytes) -> bytes:
+    headers = signed(payload.decode()) | {"Host": host, "Content-Length": str(len(payload))}
+    lines = ["POST /webhooks/stripe HTTP/1.1", *(f"{n}: {v}" for n, v in headers.items())]
+    return "\r\n".join([*lines, "", ""]).encode() + payload
+
+
+async def _until_applied(services: Services) -> None:
+    while await _waiting(services):
+        await asyncio.sleep(0.1)
 
 
 async def _waiting(services: Services) -> int:
@@ -205,7 +252,7 @@ async def main() -> int:
         url = f"sqlite+aiosqlite:///{directory / 'bench.db'}"
         found["SQLite"] = await measured(url, directory / "b")
     table = Table(title=f"{EVENTS:,} webhooks, {SENT_TWICE_PERCENT} % of them twice")
-    headings = ["", "received/s", "answered in, ms", "99 % within, ms", "applied/s"]
+    headings = ["", "received/s", "answered in, ms", "99 % within, ms", "applied/s", "customers/s"]
     rows = [[name, *(f"{value:,.0f}" for value in row)] for name, row in found.items()]
     for heading in headings:
         table.add_column(heading, justify="right")
@@ -213,8 +260,14 @@ async def main() -> int:
         table.add_row(*row)
     out.print(table)
     write_table("webhooks", headings, rows)
-    slow = [name for name, row in found.items() if row.received_per_second < RECEIVED_AT_LEAST]
-    words = f"fewer than {RECEIVED_AT_LEAST:.0f} received a second: {', '.join(slow)}"
+    slow = [
+        name
+        for name, row in found.items()
+        if row.received_per_second < RECEIVED_AT_LEAST
+        or row.customers_per_second < CUSTOMERS_AT_LEAST
+    ]
+    promised = f"{RECEIVED_AT_LEAST:.0f} received, {CUSTOMERS_AT_LEAST:.0f} customers applied"
+    words = f"fewer than {promised} a second: {', '.join(slow)}"
     out.print(words if slow else "Every promise is kept.", style="red" if slow else "green")
     return 1 if slow else 0
 
