@@ -94,6 +94,7 @@ RULES: Mapping[str, Rule] = {
     "Query.auditEntries": Rule(_AUDITORS),
     "Query.verifyAudit": Rule(_AUDITORS),
     "Query.priceHistory": Rule(_AUDITORS | {Role.PRICING}),
+    "Query.explainCharge": Rule(_AUDITORS | {Role.SUPPORT}),
     "Query.mrrMovements": Rule(_AUDITORS),
     "Query.mrrMovementsBy": Rule(_AUDITORS),
     "Query.sandboxClock": Rule(_EVERYBODY, CustomerScope.READ),

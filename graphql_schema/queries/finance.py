@@ -5,6 +5,7 @@ from typing import Annotated
 
 import strawberry
 
+from entitlements.finance.charges import explain_of_change, explain_of_invoice
 from entitlements.finance.movements import (
     MONTHS_AT_MOST,
     MrrDimension,
@@ -13,9 +14,15 @@ from entitlements.finance.movements import (
     mrr_movements_by,
 )
 from entitlements.finance.price_history import standing
+from entitlements.kernel.errors import ValidationFailed
 from graphql_schema.context import Info
 from graphql_schema.permissions import Guarded
-from graphql_schema.types.finance import MrrMovements, MrrMovementsGroup, PriceHistoryEntry
+from graphql_schema.types.finance import (
+    ChargeExplanation,
+    MrrMovements,
+    MrrMovementsGroup,
+    PriceHistoryEntry,
+)
 
 From = Annotated[
     datetime, strawberry.argument(name="from", description="The first instant within.")
@@ -81,3 +88,31 @@ class FinanceQueries:
             PriceHistoryEntry.of(info.context, catalog, sold, found.get(sold.package.version))
             for sold in history
         ]
+
+    @strawberry.field(
+        extensions=[Guarded()],
+        description="Why a line of a change or an invoice has its amount. Give exactly one id. "
+        "Null where there is no such. BAD_USER_INPUT: OUT_OF_RANGE where it has no such line, "
+        "NOT_OF_A_PACKAGE where the payment provider wrote it by itself. Reads all that the "
+        "customer ever held.",
+    )
+    async def explain_charge(
+        self,
+        info: Info,
+        line: Annotated[int, strawberry.argument(description="Which line, counted from 0.")],
+        change_id: Annotated[
+            strawberry.ID | None, strawberry.argument(description="A change, `chg_…`.")
+        ] = None,
+        invoice_id: Annotated[
+            strawberry.ID | None, strawberry.argument(description="An invoice, `inv_…`.")
+        ] = None,
+    ) -> ChargeExplanation | None:
+        catalog = await info.context.catalog()
+        async with info.context.services.database.read() as session:
+            if change_id is not None and invoice_id is None:
+                found = await explain_of_change(session, catalog, change_id, line)
+            elif invoice_id is not None and change_id is None:
+                found = await explain_of_invoice(session, catalog, invoice_id, line)
+            else:
+                raise ValidationFailed.of("changeId", "ONE_OF", "give exactly one id")
+        return ChargeExplanation.of(info.context, catalog, found) if found else None

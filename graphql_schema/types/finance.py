@@ -8,12 +8,14 @@ import strawberry
 
 from entitlements.catalog.model import Catalog
 from entitlements.catalog.service import SoldVersion
+from entitlements.finance.charges import ExplainedCharge
 from entitlements.finance.movements import MovementsGroup, MrrDimension
 from entitlements.finance.price_history import Standing
 from entitlements.kernel import period as time
 from entitlements.pricing import mrr
 from graphql_schema.context import Context
 from graphql_schema.types.catalog import Charge, charge_type
+from graphql_schema.types.changes import Change, InvoiceLine, line_type
 from graphql_schema.types.enums import describe_enum
 from graphql_schema.types.money import Money, Period, money, period_type
 from graphql_schema.types.proposals import CatalogProposal, proposal_type
@@ -118,4 +120,44 @@ class PriceHistoryEntry:
             proposal=proposal_type(context, sold.proposal) if sold.proposal else None,
             subscribers=standing.customers if standing else 0,
             mrr=[money(minor, currency) for currency, minor in sorted(mrr_minor.items())],
+        )
+
+
+@strawberry.type(
+    description="Why a line has its amount, worked out anew by the engine from what was held then."
+)
+class ChargeExplanation:
+    line: InvoiceLine = strawberry.field(description="The line.")
+    steps: list[str] = strawberry.field(
+        description="From the price to the amount, and to who changed, proposed and approved it, "
+        "in words and figures of English."
+    )
+    computed: Money | None = strawberry.field(
+        description="What the engine works out: the line's amount, unless a step says otherwise; "
+        "null where what was held is not recorded."
+    )
+    package_version_id: strawberry.ID = strawberry.field(
+        description="The version whose price it is."
+    )
+    proposal: CatalogProposal | None = strawberry.field(
+        description="The proposal that brought this version."
+    )
+    change: Change | None = strawberry.field(
+        description="The change that the line settles; of a renewal the one that brought what is "
+        "renewed."
+    )
+
+    @classmethod
+    def of(cls, context: Context, catalog: Catalog, found: ExplainedCharge) -> Self:
+        return cls(
+            line=line_type(catalog, found.line, found.currency),
+            steps=list(found.steps),
+            computed=(
+                None
+                if found.computed_minor is None
+                else money(found.computed_minor, found.currency)
+            ),
+            package_version_id=strawberry.ID(found.version_id),
+            proposal=proposal_type(context, found.proposal) if found.proposal else None,
+            change=Change(row=found.change) if found.change else None,
         )
