@@ -23,6 +23,7 @@ from entitlements.billing.reading import OurSide, Pace, TheirSide
 from entitlements.billing.reconciler import Reconciler
 from entitlements.billing.webhooks import Webhooks
 from entitlements.catalog.service import CatalogService
+from entitlements.finance.worth import Worth
 from entitlements.kernel.clock import Clock, SettableClock, WallClock
 from entitlements.kernel.errors import Conflict, Issue, ServiceError, ValidationFailed
 from entitlements.kernel.period import add_months, format_instant, to_second
@@ -406,6 +407,7 @@ def _catalog_service(
         feed,
         held_versions=_held_versions,
         require_second_approver=settings.require_second_approver,
+        impact=Worth(database, clock).of_change,
     )
 
 

@@ -136,6 +136,9 @@ RULES: Mapping[str, Rule] = {
 DATED_CATALOG = _CATALOG
 """Who may see the catalog of another instant, and any version: others see what is sold now."""
 
+CUSTOMERS = _CUSTOMER_READERS
+"""Who may see any customer."""
+
 OVERRIDES = _CUSTOMER_READERS
 """Who may see overrides as such, with their reasons: a customer sees what they grant."""
 

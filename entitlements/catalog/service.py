@@ -36,6 +36,16 @@ KEPT_REVISIONS = 8
 """How many past revisions a process keeps in memory, beside the present and those to come."""
 
 
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """What a proposal changes, as it would be published: the new versions of packages, with the
+    policies for those who hold older ones. `catalog` has every version that may be held."""
+
+    catalog: Catalog
+    new_versions: tuple[AnyPackage, ...]
+    policies: tuple[Policy, ...]
+    effective_at: datetime
+
+
 class SoldVersion(msgspec.Struct, frozen=True):
     """A version of a package: the revision that brought it and what proposed that, and when it was
     sold: from `effective_at`, up to `ended_at` if that is known."""
@@ -48,7 +58,8 @@ class SoldVersion(msgspec.Struct, frozen=True):
 
 
 class CatalogService:
-    """`held_versions` tells which version ids somebody holds: their features may not go.
+    """`held_versions` tells which version ids somebody holds: their features may not go. `impact`
+    tells what a change of the catalog is worth, which is kept with the decision on it.
 
     While `feed` is fresh the catalog of any instant whose revision is in memory is answered without
     reading; otherwise each answer first reads whether there is a newer revision.
@@ -62,12 +73,14 @@ class CatalogService:
         *,
         held_versions: Callable[[AsyncSession], Awaitable[set[str]]],
         require_second_approver: bool,
+        impact: Callable[[Change], Awaitable[object]],
     ) -> None:
         self._database = database
         self._clock = clock
         self._feed = feed
         self._held_versions = held_versions
         self._require_second_approver = require_second_approver
+        self._impact = impact
         self._effective_at: list[datetime] = []  # of revision 1, 2, …: it never falls
         self._loaded: dict[int, Catalog] = {}  # the one used last stands last
         self._policies: dict[str, list[PublishedPolicy]] = {}
@@ -319,7 +332,7 @@ class CatalogService:
         `Conflict`: `DECIDED`, `STALE_BASE` where another was approved since it was proposed,
         `OWN_PROPOSAL`, `BEFORE_BASE` where its base takes effect later than it would.
         """
-        now = self._clock.now()
+        now, impact = self._clock.now(), await self._impact_if_open(proposal_id)
         async with self._database.write() as session:
             await lock_installation(session)
             base = await self._latest(session)
@@ -340,7 +353,7 @@ class CatalogService:
             )
             await _store(session, publication, base, row.document, now)
             row.status, row.effective_at = "approved", effective_at
-            row.published_revision = publication.catalog.revision
+            row.published_revision, row.impact = publication.catalog.revision, impact
             await self._decide(session, actor, row, "proposal.approved", note, now, publication)
             await self._supersede(session, actor, row)
             await self._feed.announce(session, CATALOG_CHANNEL, str(row.published_revision))
@@ -350,13 +363,45 @@ class CatalogService:
     async def reject(self, actor: Actor, proposal_id: str, note: str) -> CatalogProposalRow:
         if not note.strip():
             raise ValidationFailed.of("note", "NOTE_REQUIRED", "say why it is rejected")
+        impact = await self._impact_if_open(proposal_id)
         async with self._database.write() as session:
             await lock_installation(session)
             base = await self._latest(session)
             row = await self._undecided(session, proposal_id, base)
-            row.status = "rejected"
+            row.status, row.impact = "rejected", impact
             await self._decide(session, actor, row, "proposal.rejected", note, self._clock.now())
         return row
+
+    async def _impact_if_open(self, proposal_id: str) -> object:
+        """What is signed: worked out before anything is locked, since it looks at every holder."""
+        row = await self.proposal(proposal_id)
+        if row is None or row.status != "proposed":
+            return None
+        return await self.impact_of(row)
+
+    async def impact_of(self, row: CatalogProposalRow) -> object:
+        """What a proposal is worth, as plain data: as it was signed once decided, else now."""
+        if row.impact is not None:
+            return row.impact
+        return msgspec.to_builtins(await self._impact(await self._change_of(row)))
+
+    async def _change_of(self, row: CatalogProposalRow) -> Change:
+        """What a proposal changes of the revision that it was proposed on."""
+        base = await self.revision(row.base_revision)
+        effective_at = row.effective_at or self._clock.now()
+        publication = versions.publish(
+            _draft_of(row),
+            base,
+            revision=base.revision + 1,
+            effective_at=effective_at,
+            published_at=effective_at,
+        )
+        return Change(
+            catalog=await self.latest(),
+            new_versions=publication.new_versions,
+            policies=msgspec.convert(row.policies, tuple[Policy, ...]),
+            effective_at=effective_at,
+        )
 
     async def proposal(self, proposal_id: str) -> CatalogProposalRow | None:
         async with self._database.read() as session:

@@ -55,3 +55,4 @@ class CatalogProposalRow(Base):
     """The document resolved, which is what is compared, signed and published: the document itself
     is not read again. None where it was proposed before this was kept."""
     policies: Mapped[Any] = mapped_column(Json)
+    impact: Mapped[Any | None] = mapped_column(Json)  # in money, as it was when it was decided

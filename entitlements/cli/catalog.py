@@ -24,7 +24,9 @@ from entitlements.catalog.model import Catalog
 from entitlements.catalog.proposals import Policy, notes
 from entitlements.catalog.service import CatalogService
 from entitlements.catalog.tables import CatalogProposalRow
+from entitlements.cli import rows
 from entitlements.cli.files import draft_of, list_mistakes, print_issue, source_of
+from entitlements.cli.impact import IMPACT_COLUMNS, impact_rows, print_impact
 from entitlements.cli.policies import POLICY_HELP, policy_of
 from entitlements.cli.terminal import (
     COULD_NOT_RUN,
@@ -37,6 +39,7 @@ from entitlements.cli.terminal import (
     out,
     told,
 )
+from entitlements.finance.impact import Impact
 from entitlements.kernel.errors import (
     Conflict,
     Issue,
@@ -199,6 +202,37 @@ def proposals(
         cells = (row.id, status, row.proposed_by, effective, row.reason)
         table.add_row(*(Text(cell) for cell in cells))
     out.print(table)
+
+
+@app.command("impact")
+def show_impact(
+    id: ProposalId,
+    format: Annotated[
+        rows.Format | None, typer.Option(help="For other programs; a table if left out.")
+    ] = None,
+    output: rows.Output = None,
+) -> None:
+    """What a proposal is worth: the MRR now and after each day on which it moves somebody, who is
+    moved and who stays, and the twenty most affected. As it was signed once it is decided.
+
+    Amounts are in minor units where --format is given.
+    """
+
+    async def find(catalog: CatalogService) -> Impact:
+        row = await catalog.proposal(id)
+        if row is None:
+            raise NotFound("proposal", id)
+        return msgspec.convert(await catalog.impact_of(row), Impact)
+
+    with told():
+        with _doing("Adding up"):
+            found = _with_catalog(find)
+        if format is None:
+            print_impact(found)
+            return
+        with rows.written(output, format, IMPACT_COLUMNS) as write:
+            for row in impact_rows(found):
+                write(row)
 
 
 @app.command()

@@ -10,9 +10,11 @@ import strawberry
 from entitlements.catalog import proposals as domain
 from entitlements.catalog.diff import Difference, DifferenceKind
 from entitlements.catalog.tables import CatalogProposalRow
+from entitlements.finance import impact
 from graphql_schema.context import Context, Info
 from graphql_schema.types.enums import describe_enum
 from graphql_schema.types.errors import Issue
+from graphql_schema.types.impact import Impact
 from graphql_schema.types.pages import PageInfo
 from graphql_schema.types.scalars import JSON
 
@@ -33,14 +35,6 @@ describe_enum(
     PUBLISHED="It took effect: it is, or was, what is sold.",
     REJECTED="It was refused.",
     SUPERSEDED="Another was approved on the same revision: it has to be proposed anew.",
-)
-describe_enum(
-    domain.GrandfatherPolicy,
-    "When those who hold an older version of a package move to a new one.",
-    KEEP="Never.",
-    KEEP_UNTIL="At the first renewal at or after a date.",
-    AT_RENEWAL="At a renewal, counted from publishing.",
-    NOW="At once; the difference is prorated onto the next invoice.",
 )
 describe_enum(
     DifferenceKind,
@@ -224,6 +218,14 @@ class CatalogProposal:
     async def diff(self, info: Info) -> list[CatalogDifference]:
         found = await info.context.services.catalog.diff_of(self.row)
         return [_difference_type(difference) for difference in found]
+
+    @strawberry.field(
+        description="What it is worth. Worked out now while it is open, which reads everybody who "
+        "holds something: some seconds for a hundred thousand. As it was signed once decided."
+    )
+    async def impact(self, info: Info) -> Impact:
+        found = await info.context.services.catalog.impact_of(self.row)
+        return Impact(found=msgspec.convert(found, impact.Impact))
 
 
 def proposal_type(context: Context, row: CatalogProposalRow) -> CatalogProposal:
