@@ -42,6 +42,7 @@ from entitlements.subscriptions.customers import CustomerService
 from entitlements.subscriptions.due import Due
 from entitlements.subscriptions.erasing import Erasing
 from entitlements.subscriptions.history import History
+from entitlements.subscriptions.migrations import Migrations
 from entitlements.subscriptions.moving import Moving
 from entitlements.subscriptions.paying import PayingService
 from entitlements.subscriptions.quoting import Quoting
@@ -82,6 +83,7 @@ class Services:
     approvals: Approvals
     trials: Trials
     moving: Moving
+    migrations: Migrations
     settlement: Settlement
     alignment: Alignment
     due: Due
@@ -367,6 +369,7 @@ async def build_services(settings: Settings, *, clock: SettableClock | None = No
         approvals=approvals,
         trials=trials,
         moving=moving,
+        migrations=Migrations(database, catalog.current, catalog.policies, service_clock),
         settlement=settlement,
         alignment=alignment,
         due=due,

@@ -13,6 +13,7 @@ from entitlements.catalog.model import Catalog
 from entitlements.services import Services
 from entitlements.subscriptions.customers import CustomerView
 from entitlements.subscriptions.service import Caller
+from entitlements.subscriptions.standing import HeldUp, Policies
 from entitlements.subscriptions.violations import Used
 from graphql_schema.documents import Documents
 from graphql_schema.permissions import OVERRIDES, PROVIDER_IDS, Principal
@@ -78,6 +79,7 @@ class Context:
         self.__dict__.pop("customers", None)
         self.__dict__.pop("customers_then", None)
         self.__dict__.pop("usage", None)
+        self.__dict__.pop("_in_force", None)
         self.__dict__.pop("_offers", None)
 
     @property
@@ -96,6 +98,17 @@ class Context:
     def customers(self) -> DataLoader[str, CustomerView | None]:
         """Customers with what they hold, by id, a batch at a time."""
         return DataLoader(load_fn=self.services.customers.views)
+
+    async def in_force(self) -> tuple[Policies, HeldUp]:
+        """Policies for holders of older versions, and the migrations that move nobody now."""
+        return await self._in_force.load("all")
+
+    @cached_property
+    def _in_force(self) -> DataLoader[str, tuple[Policies, HeldUp]]:
+        async def load(keys: list[str]) -> list[tuple[Policies, HeldUp]]:
+            return [await self.services.migrations.in_force()] * len(keys)
+
+        return DataLoader(load_fn=load)
 
     @cached_property
     def customers_then(self) -> DataLoader[Then, tuple[Catalog, CustomerView | None]]:

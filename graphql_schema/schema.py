@@ -13,6 +13,7 @@ from graphql_schema.documents import PreparedDocuments
 from graphql_schema.errors import CodedErrors, OneOperation
 from graphql_schema.mutations.changes import ChangeMutations
 from graphql_schema.mutations.customers import CustomerMutations
+from graphql_schema.mutations.grandfathering import GrandfatheringMutations
 from graphql_schema.mutations.overrides import OverrideMutations
 from graphql_schema.mutations.proposals import ProposalMutations
 from graphql_schema.mutations.trials import TrialMutations
@@ -22,6 +23,7 @@ from graphql_schema.queries.audit import AuditQueries
 from graphql_schema.queries.catalog import CatalogQueries
 from graphql_schema.queries.customers import CustomerQueries
 from graphql_schema.queries.finance import FinanceQueries
+from graphql_schema.queries.grandfathering import GrandfatheringQueries
 from graphql_schema.queries.proposals import ProposalQueries
 from graphql_schema.queries.service import ServiceQueries
 from graphql_schema.queries.usage import UsageQueries
@@ -39,6 +41,7 @@ class Query(
     CustomerQueries,
     UsageQueries,
     ProposalQueries,
+    GrandfatheringQueries,
     AuditQueries,
     FinanceQueries,
     WebhookQueries,
@@ -55,6 +58,7 @@ class Mutation(
     UsageMutations,
     OverrideMutations,
     ProposalMutations,
+    GrandfatheringMutations,
     WebhookMutations,
 ):
     pass

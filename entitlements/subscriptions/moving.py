@@ -97,8 +97,10 @@ def held_up(migrations: Names) -> HeldUp:
     return {name for name, row in migrations.items() if row.status != "active"}
 
 
-async def load_migrations(session: AsyncSession) -> Names:
-    rows = await session.scalars(select(MigrationRow))
+async def load_migrations(session: AsyncSession, *, lock: bool = False) -> Names:
+    """`lock`: nobody decides anything of them until the transaction ends."""
+    query = select(MigrationRow)
+    rows = await session.scalars(query.with_for_update(read=True) if lock else query)
     return {(row.proposal_id, row.package_id, row.from_version): row for row in rows}
 
 
@@ -161,7 +163,7 @@ class Moving:
         if not customer_ids:
             return 0
         async with self._database.write() as session:
-            migrations = dict(await load_migrations(session))
+            migrations = dict(await load_migrations(session, lock=True))
             batch = _Batch(catalog, policies, migrations, now, [])
             looked = await self._look_at(session, batch, list(customer_ids))
         for customer_id, key, request in batch.at_once:

@@ -22,6 +22,7 @@ from entitlements.subscriptions.change import Authority, ChangePlan
 from entitlements.subscriptions.holdings import EntitlementChange
 from entitlements.subscriptions.invoice_line import Line
 from entitlements.subscriptions.request import ChangeRequest
+from entitlements.subscriptions.state import Item, Subscription
 from entitlements.subscriptions.violations import UsageViolation
 
 VALID_FOR = timedelta(minutes=15)
@@ -73,6 +74,8 @@ class Quote(msgspec.Struct, frozen=True, kw_only=True):
     credit_balance_after_minor: int
     entitlement_changes: tuple[EntitlementChange, ...]
     usage_violations: tuple[UsageViolation, ...]
+    held: Subscription | None = None  # as it is now
+    given_up: tuple[Item, ...] = ()  # held items of older terms that do not go on
 
     @property
     def warnings(self) -> tuple[str, ...]:

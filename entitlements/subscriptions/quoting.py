@@ -28,12 +28,14 @@ from entitlements.subscriptions.payments import (
     PaymentProvider,
     as_provided,
 )
+from entitlements.subscriptions.queue import in_effect
 from entitlements.subscriptions.quote import Quote, QuoteClaims
 from entitlements.subscriptions.records import (
     load_state,
     refuse_while_unsettled,
 )
 from entitlements.subscriptions.request import ChangeRequest
+from entitlements.subscriptions.standing import given_up, held_for
 from entitlements.subscriptions.state import CustomerState
 from entitlements.subscriptions.tables import CustomerRow
 from entitlements.subscriptions.violations import (
@@ -95,6 +97,7 @@ class Quoting:
             tell_differences(plan.invoice_lines, provided, customer=row.id)
         due = quotes.due(total, state.credit_balance_minor, smallest_charge_minor(plan.currency))
         expires_at = quotes.expiry(now)
+        then = in_effect(catalog, state, now)
         claims = QuoteClaims(
             customer_id=row.id,
             customer_revision=state.revision,
@@ -118,6 +121,8 @@ class Quoting:
             credit_balance_after_minor=due.credit_after_minor,
             entitlement_changes=changes,
             usage_violations=violations,
+            held=held_for(then, plan),
+            given_up=given_up(catalog, then, plan),
         )
 
     async def quote_add_on(

@@ -11,6 +11,7 @@ import msgspec
 
 from entitlements.catalog.model import Catalog
 from entitlements.catalog.proposals import GrandfatherPolicy
+from entitlements.subscriptions.change import ChangePlan
 from entitlements.subscriptions.grandfathering import (
     LIST,
     Calendar,
@@ -24,7 +25,7 @@ from entitlements.subscriptions.grandfathering import (
     terms_of,
 )
 from entitlements.subscriptions.lines import Book, slots_of
-from entitlements.subscriptions.state import Item, Subscription
+from entitlements.subscriptions.state import CustomerState, Item, Subscription
 
 Policies = Mapping[str, Sequence[PublishedPolicy]]
 """What was published for holders of older versions, by package id, in order."""
@@ -69,6 +70,31 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     list_recurring_minor: int
 
 
+def is_at_list(catalog: Catalog, item: Item) -> bool:
+    """Whether an item is on the latest version, at its own price."""
+    latest = catalog.latest_versions[item.package_id]
+    return item.version == item.entitlements_version == latest and item.price_factor == LIST
+
+
+def held_for(state: CustomerState, plan: ChangePlan) -> Subscription | None:
+    return next((s for s in state.subscriptions if s.id == plan.subscription_id), None)
+
+
+def given_up(catalog: Catalog, state: CustomerState, plan: ChangePlan) -> tuple[Item, ...]:
+    """What a change gives up of older terms: items that end, or go on at others. Not what a policy
+    moves anyway, by the time that the change takes effect."""
+    held = held_for(state, plan)
+    after = {item.item_id: item for item in plan.items}
+    lost = []
+    for item in held.items if held else ():
+        then = after.get(item.id)
+        goes_on = then is not None and terms_of(then) == terms_of(item)
+        moved = then is not None and then.migration_id not in (None, item.migration_id)
+        if not (goes_on or moved or is_at_list(catalog, item)):
+            lost.append(item)
+    return tuple(lost)
+
+
 def standing_of(
     catalog: Catalog,
     held: Subscription,
@@ -78,9 +104,9 @@ def standing_of(
     at: datetime,
 ) -> Standing | None:
     """Where an item stands at an instant; None on the latest version at its own price."""
-    latest = catalog.latest_versions[item.package_id]
-    if item.version == item.entitlements_version == latest and item.price_factor == LIST:
+    if is_at_list(catalog, item):
         return None
+    latest = catalog.latest_versions[item.package_id]
     known = policies_of(item, policies, held_up, at)
     calendars = calendars_of(held)
     price = next_policy(known, calendars, at, lambda policy: policy.price, version=item.version)

@@ -17,6 +17,7 @@ from entitlements.subscriptions import quote as quotes
 from entitlements.subscriptions.change import ChangeDirection
 from entitlements.subscriptions.invoice_line import LineKind
 from entitlements.subscriptions.request import ChangeRequest
+from entitlements.subscriptions.standing import standing_of
 from graphql_schema.context import Info
 from graphql_schema.types.catalog import (
     AddOn,
@@ -37,6 +38,7 @@ from graphql_schema.types.errors import (
     UserError,
 )
 from graphql_schema.types.errors import ValidationFailed as ValidationFailedType
+from graphql_schema.types.grandfathering import Grandfathering, grandfathering_type
 from graphql_schema.types.inputs import PackageQuantityInput, QuantityInput
 from graphql_schema.types.money import Money, Period, money, period_type
 from graphql_schema.types.pages import PageInfo
@@ -480,6 +482,21 @@ class Quote:
             for package_id in self.quote.plan.removed_add_ons
         ]
         return [add_on for add_on in found if isinstance(add_on, AddOn)]
+
+    @strawberry.field(
+        description="Older terms that the change gives up, with what they cost and what the latest "
+        "would."
+    )
+    async def grandfathering_lost(self, info: Info) -> list[Grandfathering]:
+        held = self.quote.held
+        if held is None or not self.quote.given_up:
+            return []
+        policies, held_up = await info.context.in_force()
+        found = [
+            standing_of(self.catalog, held, item, policies, held_up, info.context.now)
+            for item in self.quote.given_up
+        ]
+        return [grandfathering_type(each, held.currency) for each in found if each is not None]
 
     @strawberry.field(description="What a reader should know, in sentences.")
     def warnings(self) -> list[str]:

@@ -12,6 +12,7 @@ from entitlements.subscriptions import tables
 from entitlements.subscriptions.customers import CustomerView
 from entitlements.subscriptions.holdings import grants_of
 from entitlements.subscriptions.lines import Book, held_mrr_minor, slots_of
+from entitlements.subscriptions.standing import is_at_list, standing_of
 from entitlements.subscriptions.state import (
     Item,
     SubscriptionStatus,
@@ -38,6 +39,7 @@ from graphql_schema.types.changes import (
     ScheduledChange,
 )
 from graphql_schema.types.enums import describe_enum
+from graphql_schema.types.grandfathering import Grandfathering, grandfathering_type
 from graphql_schema.types.money import Money, Period, money, period_type
 from graphql_schema.types.overrides import Override, override_types
 from graphql_schema.types.pages import After, First, PageInfo, page
@@ -96,6 +98,18 @@ class SubscriptionItem:
     @strawberry.field(description="The version whose entitlements hold: the price's, or a later.")
     def entitlements_version(self) -> int:
         return self.held.entitlements_version
+
+    @strawberry.field(
+        description="What it keeps of an older version or price; null on the latest version at its "
+        "own price."
+    )
+    async def grandfathered(self, info: Info) -> Grandfathering | None:
+        if is_at_list(self.catalog, self.held):
+            return None
+        policies, held_up = await info.context.in_force()
+        now = info.context.now
+        found = standing_of(self.catalog, self.subscription, self.held, policies, held_up, now)
+        return grandfathering_type(found, self.subscription.currency) if found else None
 
 
 @strawberry.type(description="A product held by a customer.")

@@ -1,5 +1,5 @@
-"""Holders of older versions: kept, moved by policy, capped, told, rolled back, and what they give
-up when they change something themselves."""
+"""Holders of older versions: kept, moved by policy, capped, told, rolled back; and what they give
+up by what they change themselves."""
 
 import copy
 from collections.abc import Callable
@@ -79,11 +79,189 @@ async def test_a_price_rises_by_its_cap_at_each_renewal_until_it_is_at_list(
         renewals=2,
         max_increase_percent=Decimal(20),
     )
-    await api.advance(RENEWALS[5])
-    assert await invoiced(api) == [9900, 9900, 11880, 14256, 15000, 15000, 15000]
+    await api.advance(RENEWALS[4])
+    assert await invoiced(api) == [9900, 9900, 11880, 14256, 15000, 15000]
     deltas = [
         entry["mrrDelta"]["amountMinor"]
         for entry in await api.audit(stream="customer:acme", action="change.applied")
     ]
     assert deltas == ["744", "2376", "1980", "9900"]
+    await reconciled_clean(services)
+
+
+ITEMS = """query ($id: ID!) { customer(id: $id) { subscriptions {
+  scheduledChanges { id effectiveAt description }
+  items { package { versionId } entitlementsVersion recurring { amountMinor } grandfathered {
+    heldVersion latestVersion policy movesAt entitlementsPolicy entitlementsMoveAt noticeAt
+    capPercent listRecurring { amountMinor } } } } } }"""
+
+MIGRATION = "id fromVersionId toVersionId status customers moved failed proposal { reason }"
+
+MIGRATIONS = f"query {{ migrations {{ {MIGRATION} }} }}"
+
+LOST = """mutation ($input: ChangeInput!) { previewChange(input: $input) { ... on Quote {
+  grandfatheringLost { packageId heldVersion latestVersion recurring { amountMinor }
+                       listRecurring { amountMinor } } } } }"""
+
+
+async def held(api: Api, customer_id: str = "acme") -> Any:
+    [subscription] = (await api.ask(ITEMS, id=customer_id))["customer"]["subscriptions"]
+    return subscription
+
+
+async def versions(api: Api, customer_id: str = "acme") -> list[str]:
+    return [item["package"]["versionId"] for item in (await held(api, customer_id))["items"]]
+
+
+async def decide(api: Api, mutation: str, id: str, reason: str | None = "as agreed") -> Any:
+    said = "" if reason is None else ', reason: "as agreed"'
+    found = await api.ask(
+        f'''mutation {{ {mutation}(id: "{id}"{said}) {{ __typename
+              ... on Migration {{ {MIGRATION} }} ... on UserError {{ code }} }} }}'''
+    )
+    return found[mutation]
+
+
+async def lost(api: Api, **change: Any) -> Any:
+    found = await api.ask(LOST, input={"customerId": "acme", **change})
+    return found["previewChange"]["grandfatheringLost"]
+
+
+@one_database
+async def test_what_is_kept_stays_through_seats_and_intervals_and_is_given_up_by_an_upgrade(
+    api: Api, services: Services, example: Any
+) -> None:
+    await start(api, addOns=[{"id": "extra-seats", "quantity": 2}])
+    await published(services, example, dearer("150.00"), richer, entitlements=GrandfatherPolicy.NOW)
+    await api.advance("2026-03-02T12:00:00Z")
+    assert (await api.access("acme", "audit-log"))["allowed"]
+    item = next(i for i in (await held(api))["items"] if i["entitlementsVersion"] == 2)
+    assert (item["package"]["versionId"], item["recurring"]["amountMinor"]) == (
+        "professional@1",
+        "9900",
+    )
+    assert item["grandfathered"] == {
+        "heldVersion": 1,
+        "latestVersion": 2,
+        "policy": "KEEP",
+        "movesAt": None,
+        "entitlementsPolicy": "KEEP",
+        "entitlementsMoveAt": None,
+        "noticeAt": None,
+        "capPercent": None,
+        "listRecurring": {"amountMinor": "15000"},
+    }
+    more = {"addOns": [{"id": "extra-seats", "quantity": 5}]}
+    assert await lost(api, **more) == []
+    await api.change("seats", customerId="acme", **more)
+    quote = await api.preview(customerId="acme", interval="YEAR")
+    assert quote["recurringAfter"]["amountMinor"] == str(99000 + 5 * 10000)
+    await api.commit(quote["token"], "year")
+    assert await versions(api) == ["professional@1", "extra-seats@1"]
+    assert (await api.access("acme", "audit-log"))["allowed"]
+    gone = {
+        "packageId": "professional",
+        "heldVersion": 1,
+        "latestVersion": 2,
+        "recurring": {"amountMinor": "99000"},
+        "listRecurring": {"amountMinor": "150000"},
+    }
+    assert await lost(api, toLatestVersions=True) == [gone]
+    assert await lost(api, planId="starter") == [gone]
+    quote = await api.preview(customerId="acme", toLatestVersions=True)
+    await api.commit(quote["token"], "latest")
+    assert await versions(api) == ["professional@2", "extra-seats@1"]
+    assert all(item["grandfathered"] is None for item in (await held(api))["items"])
+    await reconciled_clean(services)
+
+
+@one_database
+async def test_a_price_that_moves_at_once_is_prorated_onto_the_next_invoice(
+    api: Api, services: Services, example: Any
+) -> None:
+    await start(api)
+    await api.advance("2026-03-17T00:00:00Z")  # half of the period
+    await published(services, example, dearer("150.00"), price=GrandfatherPolicy.NOW)
+    await api.advance("2026-03-17T00:00:01Z")
+    assert await versions(api) == ["professional@2"]
+    assert await invoiced(api) == [9900]
+    await api.advance(RENEWALS[0])
+    assert await invoiced(api) == [9900, 15000 + 7500 - 4950]
+    await api.advance(RENEWALS[1])
+    assert (await invoiced(api))[-1] == 15000
+    [migration] = (await api.ask(MIGRATIONS))["migrations"]
+    assert (migration["status"], migration["customers"], migration["moved"]) == ("COMPLETED", 1, 1)
+    await reconciled_clean(services)
+
+
+@one_database
+async def test_a_price_that_changes_twice_before_anyone_renews_moves_each_holder_once(
+    api: Api, services: Services, example: Any
+) -> None:
+    renewal = {"price": GrandfatherPolicy.AT_RENEWAL, "renewals": 1}
+    await start(api, "first")
+    second = await published(services, example, dearer("120.00"), **renewal)
+    await start(api, "second")
+    while await services.moving.work():  # the first move waits already
+        pass
+    await published(services, second, dearer("150.00"), **renewal)
+    await start(api, "third")
+    await published(services, second, dearer("150.00"), richer)  # kept, and cancels nothing
+    await api.advance(RENEWALS[0])
+    for customer_id, paid in (("first", 9900), ("second", 12000), ("third", 15000)):
+        assert await versions(api, customer_id) == ["professional@3"]
+        assert await invoiced(api, customer_id) == [paid, 15000]
+        nodes = (await api.customer(customer_id))["changes"]["nodes"]
+        assert [c["status"] for c in nodes].count("APPLIED") == (1 if paid == 15000 else 2)
+    found = {
+        m["fromVersionId"] + ">" + m["toVersionId"]: (m["customers"], m["moved"])
+        for m in (await api.ask(MIGRATIONS))["migrations"]
+    }
+    assert found == {
+        "professional@1>professional@2": (0, 0),
+        "professional@1>professional@3": (1, 1),
+        "professional@2>professional@3": (1, 1),
+    }
+
+
+async def test_a_migration_is_paused_resumed_and_rolled_back(
+    api: Api, services: Services, example: Any
+) -> None:
+    await start(api)
+    await published(
+        services, example, dearer("150.00"), price=GrandfatherPolicy.AT_RENEWAL, renewals=1
+    )
+    await api.advance("2026-03-10T12:00:00Z")
+    [waiting] = (await held(api))["scheduledChanges"]
+    assert waiting["description"] == "Professional at the price of version 2"
+    assert (await api.take_back(waiting["id"]))["code"] == "MOVED_BY_POLICY"
+    [migration] = (await api.ask(MIGRATIONS))["migrations"]
+    assert migration == {
+        "id": migration["id"],
+        "fromVersionId": "professional@1",
+        "toVersionId": "professional@2",
+        "status": "SCHEDULED",
+        "customers": 1,
+        "moved": 0,
+        "failed": 0,
+        "proposal": {"reason": "costs have risen"},
+    }
+    assert (await decide(api, "pauseMigration", migration["id"]))["status"] == "PAUSED"
+    assert (await decide(api, "pauseMigration", migration["id"]))["code"] == "PAUSED"
+    await api.advance(RENEWALS[0])
+    assert await invoiced(api) == [9900, 9900]
+    assert (await held(api))["items"][0]["grandfathered"]["movesAt"] is None
+    assert (await decide(api, "resumeMigration", migration["id"], None))["status"] == "SCHEDULED"
+    assert (await held(api))["items"][0]["grandfathered"]["movesAt"] == RENEWALS[1]
+    await api.advance(RENEWALS[1])
+    assert (await invoiced(api))[-1] == 15000
+    assert (await decide(api, "rollBackMigration", migration["id"]))["status"] == "ROLLED_BACK"
+    await api.advance(RENEWALS[2])
+    assert await versions(api) == ["professional@1"]
+    assert await invoiced(api) == [9900, 9900, 15000, 9900]
+    assert (await decide(api, "resumeMigration", migration["id"], None))["code"] == "ROLLED_BACK"
+    [done] = (await api.ask(MIGRATIONS))["migrations"]
+    assert (done["moved"], done["customers"]) == (0, 1)
+    decided = [e["action"] for e in await api.audit(stream="catalog", objectType="migration")]
+    assert decided == ["migration.rolled_back", "migration.resumed", "migration.paused"]
     await reconciled_clean(services)
