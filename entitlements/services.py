@@ -417,6 +417,21 @@ def _catalog_service(
 @asynccontextmanager
 async def opened_catalog(settings: Settings) -> AsyncIterator[CatalogService]:
     """The catalog alone, for commands: asks for a database, and for no key of the provider."""
+    async with _opened_catalog(settings) as (catalog, _, _):
+        yield catalog
+
+
+@asynccontextmanager
+async def opened_migrations(settings: Settings) -> AsyncIterator[Migrations]:
+    """Migrations alone, for commands, in the same way."""
+    async with _opened_catalog(settings) as (catalog, database, clock):
+        yield Migrations(database, catalog.current, catalog.policies, clock)
+
+
+@asynccontextmanager
+async def _opened_catalog(
+    settings: Settings,
+) -> AsyncIterator[tuple[CatalogService, Database, Clock]]:
     if not settings.database_url:
         raise ValidationFailed.of(
             "ENTITLEMENTS_DATABASE_URL", "MISSING", "a database URL is needed"
@@ -426,7 +441,8 @@ async def opened_catalog(settings: Settings) -> AsyncIterator[CatalogService]:
         await _check_mode(database, settings)
         sandbox_clock = SandboxClock(settings, database, None)
         await sandbox_clock.load()
-        yield _catalog_service(settings, database, sandbox_clock.clock, ChangeFeed(database))
+        clock = sandbox_clock.clock
+        yield _catalog_service(settings, database, clock, ChangeFeed(database)), database, clock
     finally:
         await database.close()
 

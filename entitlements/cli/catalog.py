@@ -25,6 +25,7 @@ from entitlements.catalog.proposals import Policy, notes
 from entitlements.catalog.service import CatalogService
 from entitlements.catalog.tables import CatalogProposalRow
 from entitlements.cli import rows
+from entitlements.cli import migrations
 from entitlements.cli.files import draft_of, list_mistakes, print_issue, source_of
 from entitlements.cli.impact import IMPACT_COLUMNS, impact_rows, print_impact
 from entitlements.cli.policies import POLICY_HELP, policy_of
@@ -52,6 +53,7 @@ from entitlements.services import opened_catalog
 from entitlements.settings import load_settings
 
 app = typer.Typer(help="Check, compare and publish catalog files.", no_args_is_help=True)
+app.add_typer(migrations.app, name="migrations")
 
 T = TypeVar("T")
 

@@ -1,16 +1,21 @@
 """Holders of older versions: kept, moved by policy, capped, told, rolled back; and what they give
 up by what they change themselves."""
 
+import asyncio
 import copy
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from entitlements.audit.ledger import Actor
 from entitlements.catalog.proposals import GrandfatherPolicy, Policy
+from entitlements.cli import app
+from entitlements.kernel.period import parse_instant
 from entitlements.services import Services
+from entitlements.settings import Settings
 from tests.api import Api
 from tests.reconciliation import reconciled_clean
 
@@ -265,3 +270,60 @@ async def test_a_migration_is_paused_resumed_and_rolled_back(
     decided = [e["action"] for e in await api.audit(stream="catalog", objectType="migration")]
     assert decided == ["migration.rolled_back", "migration.resumed", "migration.paused"]
     await reconciled_clean(services)
+
+
+@one_database
+async def test_finance_follows_and_rolls_back_a_migration_from_a_terminal(
+    api: Api, services: Services, example: Any, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await start(api)
+    until = parse_instant(RENEWALS[2])
+    await published(
+        services,
+        example,
+        dearer("150.00"),
+        price=GrandfatherPolicy.KEEP_UNTIL,
+        until=until,
+        notice_days=10,
+    )
+    endpoint = """mutation { createWebhookEndpoint(url: "http://127.0.0.1:9/", events: ["*"]) {
+      ... on WebhookEndpointCreated { endpoint { id } } } }"""
+    await api.ask(endpoint)
+    while await services.moving.work():
+        pass
+    notices = await api.ask("{ webhookDeliveries(first: 9) { nodes { event } } }")
+    assert [n["event"] for n in notices["webhookDeliveries"]["nodes"]] == ["price.moving"]
+    legacy = """{ legacyVersions { versionId customers mrr { amountMinor }
+                                   gapToList { amountMinor } endsAt } }"""
+    assert (await api.ask(legacy))["legacyVersions"] == [
+        {
+            "versionId": "professional@1",
+            "customers": 1,
+            "mrr": [{"amountMinor": "9900"}],
+            "gapToList": [{"amountMinor": "5100"}],
+            "endsAt": RENEWALS[2],
+        }
+    ]
+    monkeypatch.setenv("ENTITLEMENTS_DATABASE_URL", settings.database_url)
+    monkeypatch.setenv("ENTITLEMENTS_SANDBOX", "true")
+
+    def run(*words: str, ends: int = 0) -> str:
+        result = CliRunner().invoke(app, ["catalog", "migrations", *words])
+        assert result.exit_code == ends, (result.output, result.exception)
+        return result.stdout
+
+    [migration] = (await api.ask(MIGRATIONS))["migrations"]
+    about = f"{migration['id']}: professional@1 to professional@2"
+    shown = await asyncio.to_thread(run, "show", migration["id"])
+    assert shown == f"{about}, scheduled, 0 of 1 moved\n"
+    assert migration["id"] in await asyncio.to_thread(run, "list")
+    why = ("--reason", "too many complaints", "--as", "bob")
+    await asyncio.to_thread(run, "pause", migration["id"], *why)
+    await asyncio.to_thread(run, "resume", migration["id"], "--as", "bob")
+    done = await asyncio.to_thread(run, "rollback", migration["id"], *why)
+    assert done == f"{about}, rolled_back, 0 of 1 moved\n"
+    await asyncio.to_thread(run, "pause", migration["id"], *why, ends=1)
+    await asyncio.to_thread(run, "show", "mig_none", ends=2)
+    await api.advance(RENEWALS[3])
+    assert set(await invoiced(api)) == {9900}
+    assert (await held(api))["items"][0]["grandfathered"]["movesAt"] is None
