@@ -32,8 +32,7 @@ async def work_once(services: Services, *, inbox_only: bool = False) -> int:
     done = await services.webhooks.work()
     if inbox_only:
         return done
-    for customer_id in await services.due.customers():
-        done += await services.due.apply(customer_id)
+    done += await services.due.work()
     done += await services.trials.work()
     done += await services.moving.work()
     for change_id in await services.settlement.unfinished():

@@ -28,6 +28,9 @@ class Actor(msgspec.Struct, frozen=True):
 
 SYSTEM = Actor("system")
 
+_HEADS = "audit_heads"
+_Heads = dict[str, tuple[int, str | None]]
+
 
 class AuditFilter(msgspec.Struct, frozen=True, kw_only=True):
     stream: str | None = None
@@ -62,18 +65,13 @@ async def append(
     What serialises a stream is the row lock of its object (the customer, the catalog); the unique
     `(stream, sequence)` turns a missed lock into an error, never into a fork of the chain.
     """
-    head = (
-        await session.execute(
-            select(AuditEntryRow.sequence, AuditEntryRow.hash)
-            .where(AuditEntryRow.stream == stream)
-            .order_by(AuditEntryRow.sequence.desc())
-            .limit(1)
-        )
-    ).first()
+    heads: _Heads = session.info.get(_HEADS, {})
+    known = stream in heads
+    sequence, previous_hash = heads[stream] if known else await _head(session, stream)
     entry = AuditEntryRow(
         id=new_id("aud"),
         stream=stream,
-        sequence=head.sequence + 1 if head else 1,
+        sequence=sequence + 1,
         at=at,
         actor=actor.name,
         action=action,
@@ -85,12 +83,49 @@ async def append(
         request_id=actor.request_id,
         mrr_delta_minor=mrr_delta.amount_minor if mrr_delta else None,
         currency=mrr_delta.currency if mrr_delta else None,
-        previous_hash=head.hash if head else None,
+        previous_hash=previous_hash,
     )
     entry.hash = entry_hash(entry)
     session.add(entry)
-    await session.flush()
+    if known:
+        heads[stream] = entry.sequence, entry.hash
+    else:
+        await session.flush()
     return entry
+
+
+async def read_heads(session: AsyncSession, streams: Sequence[str]) -> None:
+    """Read where some streams end, all at once: a transaction that has locked them, and appends to
+    many, need not ask for each."""
+    newest = (
+        select(AuditEntryRow.stream, func.max(AuditEntryRow.sequence).label("sequence"))
+        .where(AuditEntryRow.stream.in_(streams))
+        .group_by(AuditEntryRow.stream)
+        .subquery()
+    )
+    ends = await session.execute(
+        select(AuditEntryRow.stream, AuditEntryRow.sequence, AuditEntryRow.hash).join(
+            newest,
+            (AuditEntryRow.stream == newest.c.stream)
+            & (AuditEntryRow.sequence == newest.c.sequence),
+        )
+    )
+    heads: _Heads = dict.fromkeys(streams, (0, None))
+    heads |= {stream: (sequence, hash) for stream, sequence, hash in ends}
+    session.info[_HEADS] = heads
+
+
+async def _head(session: AsyncSession, stream: str) -> tuple[int, str | None]:
+    """The last sequence of a stream, 0 before its first entry, and that entry's hash."""
+    head = (
+        await session.execute(
+            select(AuditEntryRow.sequence, AuditEntryRow.hash)
+            .where(AuditEntryRow.stream == stream)
+            .order_by(AuditEntryRow.sequence.desc())
+            .limit(1)
+        )
+    ).first()
+    return (head.sequence, head.hash) if head else (0, None)
 
 
 def _as_json(value: Any) -> Any:

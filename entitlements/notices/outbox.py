@@ -10,7 +10,7 @@ from entitlements.kernel.ids import new_id
 from entitlements.notices.events import Event, asks_for, body
 from entitlements.notices.tables import WebhookDeliveryRow, WebhookEndpointRow, WebhookMessageRow
 
-_APPENDED = "notices"
+_APPENDED, _ENDPOINTS = "notices", "notices_to"
 
 
 async def append(
@@ -29,12 +29,12 @@ async def append(
         if (message := appended[key]) is not None:
             message.body = text
         return
-    endpoints = await session.scalars(
-        select(WebhookEndpointRow).where(
+    if _ENDPOINTS not in session.info:  # once a transaction: it may tell of many customers
+        query = select(WebhookEndpointRow).where(
             WebhookEndpointRow.deleted_at.is_(None), WebhookEndpointRow.disabled_at.is_(None)
         )
-    )
-    asking = [endpoint.id for endpoint in endpoints if asks_for(endpoint.events, event)]
+        session.info[_ENDPOINTS] = (await session.scalars(query)).all()
+    asking = [each.id for each in session.info[_ENDPOINTS] if asks_for(each.events, event)]
     appended[key] = None
     if not asking:
         return

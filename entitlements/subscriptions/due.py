@@ -4,10 +4,12 @@ What is due is data with an instant, and `queue.in_effect` says what it comes to
 that at once; here it is made true in the database, in one transaction a customer.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 
-from sqlalchemy import func, select
+import structlog
+from sqlalchemy import Select, func, select
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from entitlements.audit import ledger
@@ -21,6 +23,7 @@ from entitlements.subscriptions.queue import Applied, Dropped, roll
 from entitlements.subscriptions.records import (
     drop,
     load_state,
+    load_states,
     look_at_policies,
     raise_future,
     record,
@@ -28,8 +31,17 @@ from entitlements.subscriptions.records import (
     tell_change_applied,
 )
 from entitlements.subscriptions.state import CustomerState, Subscription, SubscriptionStatus
-from entitlements.subscriptions.tables import ChangeRow, CustomerRow, SubscriptionRow
+from entitlements.subscriptions.tables import (
+    ChangeRow,
+    CustomerRow,
+    SubscriptionItemRow,
+    SubscriptionRow,
+)
 from entitlements.subscriptions.tried import settle_trials
+
+log = structlog.get_logger()
+
+CUSTOMERS_AT_A_TIME = 50
 
 
 class Due:
@@ -59,6 +71,49 @@ class Due:
         async with self._database.read() as session:
             return await session.scalar(query)
 
+    async def work(self) -> int:
+        """Do what is due of some customers in one transaction; how many they were.
+
+        Those whom somebody else works on are left out. If it fails each is done by itself, so that
+        one of them does not hold up the others.
+        """
+        customer_ids = await self.customers(CUSTOMERS_AT_A_TIME)
+        if not customer_ids:
+            return 0
+        try:
+            return await self._apply_each(customer_ids)
+        except SQLAlchemyError as error:
+            log.warning("due_not_applied_together", error=type(error).__name__)
+        return sum([await self.apply(customer_id) for customer_id in customer_ids])
+
+    async def _apply_each(self, customer_ids: Sequence[str]) -> int:
+        catalog, now = await self._catalog(), self._clock.now()
+        async with self._database.write() as session:
+            rows = (
+                await session.scalars(
+                    select(CustomerRow)
+                    .where(CustomerRow.id.in_(customer_ids))
+                    .order_by(CustomerRow.id)
+                    .with_for_update(skip_locked=True)
+                )
+            ).all()
+            due: dict[str, list[ChangeRow]] = {row.id: [] for row in rows}
+            for change in await session.scalars(_due(list(due), now)):
+                due[change.customer_id].append(change)
+            subscriptions = select(SubscriptionRow).where(SubscriptionRow.customer_id.in_(due))
+            held = (await session.scalars(subscriptions)).all()  # kept, not to be read one by one
+            items: dict[str, list[SubscriptionItemRow]] = {each.id: [] for each in held}
+            holds = SubscriptionItemRow.subscription_id.in_(items)
+            for item in await session.scalars(select(SubscriptionItemRow).where(holds)):
+                items[item.subscription_id].append(item)
+            states = await load_states(session, rows)
+            await ledger.read_heads(session, [ledger.customer_stream(row.id) for row in rows])
+            for row in rows:
+                if due[row.id]:
+                    state = states[row.id]
+                    await _apply(session, catalog, row, state, due[row.id], now, now, items)
+        return sum(1 for each in due.values() if each)
+
     async def apply(self, customer_id: str) -> bool:
         """Do what is due of a customer; False where nothing is, or another is at it."""
         catalog = await self._catalog()
@@ -74,23 +129,40 @@ class Due:
 
 
 async def apply_due(
-    session: AsyncSession, catalog: Catalog, row: CustomerRow, at: datetime, now: datetime
+    session: AsyncSession,
+    catalog: Catalog,
+    row: CustomerRow,
+    at: datetime,
+    now: datetime,
 ) -> bool:
     """Do what is due of a customer whose row is locked by an instant `at`, in a transaction at
     `now`: usually the same, but the provider's clock may be ahead of ours."""
-    due = (
-        await session.scalars(
-            select(ChangeRow).where(
-                ChangeRow.customer_id == row.id,
-                ChangeRow.status == "scheduled",
-                ChangeRow.effective_at <= at,
-            )
-        )
-    ).all()
+    due = (await session.scalars(_due([row.id], at))).all()
     if not due:
         return False
+    await _apply(session, catalog, row, await load_state(session, row), due, at, now)
+    return True
+
+
+def _due(customer_ids: Sequence[str], at: datetime) -> Select[ChangeRow]:
+    return select(ChangeRow).where(
+        ChangeRow.customer_id.in_(customer_ids),
+        ChangeRow.status == "scheduled",
+        ChangeRow.effective_at <= at,
+    )
+
+
+async def _apply(
+    session: AsyncSession,
+    catalog: Catalog,
+    row: CustomerRow,
+    state: CustomerState,
+    due: Sequence[ChangeRow],
+    at: datetime,
+    now: datetime,
+    items: Mapping[str, Sequence[SubscriptionItemRow]] | None = None,
+) -> None:
     changes = {change.id: change for change in due}
-    state = await load_state(session, row)
     row.revision += 1
     for subscription_id in sorted({change.subscription_id or "" for change in due}):
         subscription = await session.get_one(SubscriptionRow, subscription_id)
@@ -100,9 +172,10 @@ async def apply_due(
         elif held.cancel_at is not None and held.cancel_at <= at:
             await _end(session, catalog, row, subscription, held, now)
         else:
-            await _enter(session, catalog, state, row, subscription, held, changes, now)
-    await settle_trials(session, catalog, now, row)
-    return True
+            stored = items[subscription_id] if items is not None else None
+            await _enter(session, catalog, state, row, subscription, held, changes, now, stored)
+    if any(trial.active for trial in state.trials):
+        await settle_trials(session, catalog, now, row)
 
 
 async def _end(
@@ -181,6 +254,7 @@ async def _enter(
     held: Subscription,
     changes: dict[str, ChangeRow],
     now: datetime,
+    items: Sequence[SubscriptionItemRow] | None,
 ) -> None:
     """A queue takes effect. The period is the provider's to begin."""
     rolled = roll(catalog, state, held, (e for e in held.queue if e.change_id in changes))
@@ -188,7 +262,7 @@ async def _enter(
     subscription.interval = then.interval
     subscription.quantities = dict(then.quantities)
     subscription.anchor = then.anchor
-    await store_items(session, subscription, then.items)
+    await store_items(session, subscription, then.items, items)
     for applied in rolled.applied:
         change = changes[applied.entry.change_id]
         change.status, change.settled_at = "applied", now
@@ -212,7 +286,8 @@ async def _enter(
             mrr_delta=Money(change.mrr_delta_minor, change.currency),
         )
     await drop(session, now, ledger.SYSTEM, row, rolled.dropped)
-    await taken_back(session, row, subscription.id, now)
+    if any(change.direction == ChangeDirection.CANCELLATION for change in changes.values()):
+        await taken_back(session, row, subscription.id, now)
     look_at_policies(subscription)
     if any(change.effective_at >= held.period.end for change in changes.values()):
         raise_future(subscription)  # else the provider had no part in it

@@ -286,6 +286,7 @@ class Moving:
         ):
             subscriptions[found.customer_id].append(found)
         states = await load_states(session, rows)
+        await ledger.read_heads(session, [ledger.customer_stream(row.id) for row in rows])
         held = [row.id for each in subscriptions.values() for row in each]
         items = {
             item.id: item
@@ -440,7 +441,6 @@ class Moving:
         change = _change(row, plan, request, batch.now)
         session.add(change)
         row.revision += 1
-        await session.flush()
         if plan.before != plan.after:
             raise_future(subscription)
         elif not subscription.future_generation:
@@ -555,7 +555,6 @@ class Moving:
         )
         session.add(change)
         row.revision += 1
-        await session.flush()
         await record(
             session,
             batch.now,

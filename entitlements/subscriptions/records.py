@@ -343,14 +343,20 @@ def _keep_outside(row: SubscriptionRow, plan: ChangePlan) -> None:
     row.trial_ends_at = row.past_due_since = row.ended_at = None
 
 
-async def store_items(session: AsyncSession, row: SubscriptionRow, items: Sequence[Item]) -> None:
-    """Make a subscription hold these items; what has no row yet begins at its `started_at`."""
-    there = {
-        item.id: item
-        for item in await session.scalars(
-            select(SubscriptionItemRow).where(SubscriptionItemRow.subscription_id == row.id)
-        )
-    }
+async def store_items(
+    session: AsyncSession,
+    row: SubscriptionRow,
+    items: Sequence[Item],
+    stored_now: Iterable[SubscriptionItemRow] | None = None,
+) -> None:
+    """Make a subscription hold these items; what has no row yet begins at its `started_at`.
+
+    `stored_now` are its rows, where they have been loaded.
+    """
+    if stored_now is None:
+        query = select(SubscriptionItemRow).where(SubscriptionItemRow.subscription_id == row.id)
+        stored_now = await session.scalars(query)
+    there = {item.id: item for item in stored_now}
     gone = there.keys() - {item.id for item in items}
     if gone:
         await session.execute(delete(SubscriptionItemRow).where(SubscriptionItemRow.id.in_(gone)))
@@ -369,7 +375,6 @@ async def store_items(session: AsyncSession, row: SubscriptionRow, items: Sequen
         stored.migration_id = item.migration_id
         stored.quantity = item.quantity
         stored.charges = msgspec.to_builtins(item.charges)
-    await session.flush()
 
 
 def raise_future(row: SubscriptionRow) -> None:
