@@ -602,6 +602,7 @@ def _plan_at_end(
     period = next_period(held, target.interval)
     book = Book(catalog, held.currency)
     now = tuple(slots_of(catalog, held.items, held.quantities))
+    versions = {item.id: item.version for item in base.items}
     before = tuple(slots_of(catalog, base.items, base.quantities))
     after = tuple(slots_of(catalog, target.items, target.quantities))
     return ChangePlan(
@@ -639,7 +640,7 @@ def _plan_at_end(
         versions={
             i.package_id: i.version
             for i in target.items
-            if i.item_id is None or request.to_latest_versions
+            if i.item_id is None or request.to_latest_versions or i.version != versions[i.item_id]
         },
     )
 

@@ -184,13 +184,14 @@ class Composer:
         return [self._held_on(held, package_id, quantity)]
 
     def _held_on(self, held: Item | None, package_id: str, quantity: int) -> TargetItem:
-        """What is held goes on at its version, unless the request gives that up or a policy moves
-        it."""
+        """What is held goes on at its version where that is priced, unless the request gives it up
+        or a policy moves it."""
         move = self._request.move
         if held is not None and move is not None and move.package_id == package_id:
             return self._moved(held, move)
         latest = self._latest(package_id)
-        if held is None or (self._request.to_latest_versions and latest is not None):
+        given_up = self._request.to_latest_versions or not self._is_priced(held)
+        if held is None or (given_up and latest is not None):
             assert latest is not None
             return TargetItem(
                 package_id=package_id,
@@ -200,6 +201,17 @@ class Composer:
                 item_id=held.id if held else None,
             )
         return continued(held, quantity)
+
+    def _is_priced(self, item: Item | None) -> bool:
+        """Whether what is held can go on by the interval that is asked for: an older version may
+        have no price in it."""
+        interval = self._request.interval
+        if item is None or interval is None or self._held is None:
+            return True
+        currency = self._held.currency
+        charges = held_package(self._catalog, item).charges
+        licensed = (charge for charge in charges if not charge.metered)
+        return all(charge.price(currency, interval) is not None for charge in licensed)
 
     def _moved(self, item: Item, move: Move) -> TargetItem:
         assert self._held is not None

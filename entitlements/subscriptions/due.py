@@ -22,6 +22,7 @@ from entitlements.subscriptions.lines import held_mrr_minor
 from entitlements.subscriptions.queue import Applied, Dropped, roll
 from entitlements.subscriptions.records import (
     drop,
+    keep_calendar,
     load_state,
     load_states,
     look_at_policies,
@@ -259,6 +260,8 @@ async def _enter(
     """A queue takes effect. The period is the provider's to begin."""
     rolled = roll(catalog, state, held, (e for e in held.queue if e.change_id in changes))
     then = rolled.held
+    if then.anchor != held.anchor:
+        keep_calendar(subscription, then.anchor)
     subscription.interval = then.interval
     subscription.quantities = dict(then.quantities)
     subscription.anchor = then.anchor

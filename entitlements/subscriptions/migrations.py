@@ -313,6 +313,7 @@ class _Holding(msgspec.Struct, frozen=True):
     interval: str
     currency: str
     anchor: datetime
+    past_calendars: list[Any]
     status: str
 
 
@@ -328,6 +329,7 @@ def _holders(package_id: str, version: int) -> Select[Any]:
             subscription.interval,
             subscription.currency,
             subscription.anchor,
+            subscription.past_calendars,
             subscription.status,
         )
         .join(subscription, subscription.id == item.subscription_id)
@@ -367,10 +369,11 @@ class _Report:
             currency = holding.currency
             self._mrr[currency] = self._mrr.get(currency, 0) + mrr
             self._gap[currency] = self._gap.get(currency, 0) + gap
-        key = (holding.anchor, holding.interval, factor, holding.cap_percent)
+        past = msgspec.convert(holding.past_calendars, tuple[Calendar, ...])
+        calendars = (*past, Calendar(holding.anchor, Interval(holding.interval)))
+        key = (calendars, factor, holding.cap_percent)
         if key not in self._ends:
-            calendar = Calendar(holding.anchor, Interval(holding.interval))
-            self._ends[key] = self._ends_at(calendar, factor, holding.cap_percent)
+            self._ends[key] = self._ends_at(calendars, factor, holding.cap_percent)
 
     def _amount(self, holding: _Holding, factor: Decimal) -> tuple[int, int]:
         about = (holding.quantity, holding.quantities, holding.interval, holding.currency, factor)
@@ -395,11 +398,11 @@ class _Report:
         return Book(self._catalog, holding.currency).mrr(slots, Interval(holding.interval))
 
     def _ends_at(
-        self, calendar: Calendar, factor: Decimal, cap_percent: Decimal | None
+        self, calendars: Sequence[Calendar], factor: Decimal, cap_percent: Decimal | None
     ) -> datetime | None:
         """When holders like these are off it: moved to a newer version, or at its list price."""
         moves = next_policy(
-            self._known, [calendar], self._now, lambda policy: policy.price, version=self._version
+            self._known, calendars, self._now, lambda policy: policy.price, version=self._version
         )
         if moves is not None or not cap_percent:
             return moves[0] if moves else None
@@ -416,7 +419,7 @@ class _Report:
             rises=True,
         )
         for _, renewal in zip(
-            range(RISES_COUNTED), renewals_after([calendar], self._now), strict=False
+            range(RISES_COUNTED), renewals_after(calendars, self._now), strict=False
         ):
             terms = arrived(terms, to, lambda _: Fraction(0))
             if terms.price_factor == LIST:

@@ -345,6 +345,7 @@ class Moving:
                 row.revision += 1
                 await drop(session, batch.now, ledger.SYSTEM, row, [gone])
                 raise_future(subscription)
+                held, state = _without(held, state, waiting.change_id)
                 waiting = None
             if move is not None and waiting is None:
                 request = _request(held, move, ChangeTiming.PERIOD_END, known)
@@ -581,6 +582,16 @@ class Moving:
             return
         except ServiceError as error:
             log.info("not_moved_now", customer=customer_id, code=error.code)
+
+
+def _without(
+    held: Subscription, state: CustomerState, change_id: str
+) -> tuple[Subscription, CustomerState]:
+    """A subscription, and its customer, without a change that does not wait any more."""
+    queue = tuple(entry for entry in held.queue if entry.change_id != change_id)
+    then = msgspec.structs.replace(held, queue=queue)
+    every = tuple(then if s.id == held.id else s for s in state.subscriptions)
+    return then, msgspec.structs.replace(state, subscriptions=every)
 
 
 async def _first_move(

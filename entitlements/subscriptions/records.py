@@ -20,7 +20,7 @@ from entitlements.kernel.period import Interval, Period
 from entitlements.notices import outbox
 from entitlements.notices.events import Event
 from entitlements.subscriptions.change import ChangePlan
-from entitlements.subscriptions.grandfathering import LIST
+from entitlements.subscriptions.grandfathering import LIST, Calendar
 from entitlements.subscriptions.invoice_line import Line
 from entitlements.subscriptions.payments import (
     ProviderCustomer,
@@ -49,6 +49,9 @@ from entitlements.subscriptions.tables import (
 
 AWAITING_CHECKOUT = "awaiting_checkout"
 AWAITING_APPROVAL = "awaiting_approval"
+
+CALENDARS_KEPT = 24
+"""How many times a subscription may be billed another way before the oldest is forgotten."""
 
 UNSETTLED = ("pending", "awaiting_payment")
 """Statuses in which a change is in flight: no other may begin."""
@@ -268,6 +271,7 @@ def held_of(
         provider_id=row.provider_id,
         trial_ends_at=row.trial_ends_at,
         cancel_at=row.cancel_at,
+        past_calendars=msgspec.convert(row.past_calendars, tuple[Calendar, ...]),
         past_due_since=row.past_due_since,
         ended_at=row.ended_at,
     )
@@ -293,6 +297,8 @@ async def store_plan(
             currency=plan.currency,
         )
         session.add(row)
+    elif plan.new_period and not plan.on_trial:
+        keep_calendar(row, plan.effective_at)
     row.interval = plan.interval
     row.quantities = dict(plan.quantities)
     row.pending_lines = msgspec.to_builtins(plan.pending_after)
@@ -375,6 +381,13 @@ async def store_items(
         stored.migration_id = item.migration_id
         stored.quantity = item.quantity
         stored.charges = msgspec.to_builtins(item.charges)
+
+
+def keep_calendar(row: SubscriptionRow, until: datetime) -> None:
+    """It is billed by another calendar from an instant on: renewals until then still count."""
+    past = Calendar(row.anchor, Interval(row.interval), until)
+    kept = row.past_calendars[1 - CALENDARS_KEPT :]
+    row.past_calendars = [*kept, msgspec.to_builtins(past)]
 
 
 def raise_future(row: SubscriptionRow) -> None:

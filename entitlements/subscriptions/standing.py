@@ -35,7 +35,7 @@ HeldUp = Collection[tuple[str, str, int]]
 
 
 def calendars_of(held: Subscription) -> tuple[Calendar, ...]:
-    return (Calendar(held.anchor, held.interval),)
+    return (*held.past_calendars, Calendar(held.anchor, held.interval))
 
 
 def policies_of(

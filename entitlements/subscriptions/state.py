@@ -11,7 +11,7 @@ from entitlements.catalog.model import AnyPackage, Catalog, Plan, Policy, TrialE
 from entitlements.grants.overrides import Override
 from entitlements.kernel.period import Interval, Period
 from entitlements.pricing.selection import parts_of
-from entitlements.subscriptions.grandfathering import LIST
+from entitlements.subscriptions.grandfathering import LIST, Calendar
 from entitlements.subscriptions.invoice_line import Line
 from entitlements.subscriptions.request import Queued
 
@@ -87,6 +87,7 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
     provider_id: str | None = None
     trial_ends_at: datetime | None = None
     cancel_at: datetime | None = None
+    past_calendars: tuple[Calendar, ...] = ()  # by which it was billed before
     past_due_since: datetime | None = None
     ended_at: datetime | None = None
 

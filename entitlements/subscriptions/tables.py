@@ -87,6 +87,8 @@ class SubscriptionRow(Base):
     # told, `align_due_at` says when to tell it: wall time, the next try or the lease's end.
     future_generation: Mapped[int] = mapped_column(default=0, server_default="0")
     align_due_at: Mapped[datetime | None] = mapped_column(Instant, index=True)
+    # How it was billed before, each until another calendar began: renewals of then count, too.
+    past_calendars: Mapped[Any] = mapped_column(Json, default=list, server_default="[]")
     # From when on to look whether a policy moves something of it, by the service's clock.
     policies_due_at: Mapped[datetime | None] = mapped_column(Instant, index=True)
 
