@@ -18,8 +18,10 @@ from entitlements.access.service import Access
 from entitlements.access.snapshots import Snapshots
 from entitlements.access.streams import Streams
 from entitlements.audit import ledger
+from entitlements.billing.metering import Metering
+from entitlements.billing.pace import Pace
 from entitlements.billing.provider import StripeProvider
-from entitlements.billing.reading import OurSide, Pace, TheirSide
+from entitlements.billing.reading import OurSide, TheirSide
 from entitlements.billing.reconciler import Reconciler
 from entitlements.billing.webhooks import Webhooks
 from entitlements.catalog.service import CatalogService
@@ -96,6 +98,7 @@ class Services:
     reconciler: Reconciler
     access: Access
     usage: UsageService
+    metering: Metering
     snapshots: Snapshots
     streams: Streams
     offering: Offering
@@ -125,6 +128,7 @@ class SandboxClock:
         self._alignment: Alignment | None = None
         self._trials: Trials | None = None
         self._moving: Moving | None = None
+        self._metering: Metering | None = None
 
     def connect(
         self,
@@ -134,10 +138,11 @@ class SandboxClock:
         alignment: Alignment,
         trials: Trials,
         moving: Moving,
+        metering: Metering,
     ) -> None:
         self._payments, self._sync = payments, sync
         self._due, self._alignment = due, alignment
-        self._trials, self._moving = trials, moving
+        self._trials, self._moving, self._metering = trials, moving, metering
 
     async def load(self) -> None:
         """Go on where the clock was set last, by this process or another."""
@@ -219,6 +224,8 @@ class SandboxClock:
         assert self._payments is not None
         assert self._due is not None
         assert self._trials is not None
+        assert self._metering is not None
+        await self._metering.report_all()  # in time for the invoices that are written on the way
         await self._payments.advance_clock(to)
         if stays:
             async with self._database.write() as session:
@@ -239,13 +246,18 @@ class SandboxClock:
         for subscription_id in await self._alignment.waiting():
             with contextlib.suppress(ServiceError):  # it is logged, and the worker tries again
                 await self._alignment.align(subscription_id)
+        while await self._metering.work():
+            pass
 
     async def _follow(self, to: datetime) -> None:
         """Take over what the provider did meanwhile, without waiting for its webhooks."""
         assert self._sync is not None
+        assert self._metering is not None
+        renewed = set(await self._metering.customers_renewed(to))
         async with self._database.read() as session:
-            due = (
-                await session.scalars(
+            renewed |= {
+                provider_id
+                for provider_id in await session.scalars(
                     select(CustomerRow.provider_id)
                     .join(SubscriptionRow, SubscriptionRow.customer_id == CustomerRow.id)
                     .where(
@@ -258,11 +270,12 @@ class SandboxClock:
                     )
                     .distinct()
                 )
-            ).all()
-        for provider_id in due:
+                if provider_id is not None
+            }
+        for provider_id in sorted(renewed):
             for _ in range(FOLLOW_TRIES):
                 with contextlib.suppress(Conflict):  # its webhooks may be at work on it, too
-                    await self._sync.customer(provider_id or "")
+                    await self._sync.customer(provider_id)
                     break
                 await asyncio.sleep(FOLLOW_PAUSE_SECONDS)
 
@@ -321,11 +334,28 @@ async def build_services(settings: Settings, *, clock: SettableClock | None = No
         database, catalog, service_clock, feed, at_most=settings.snapshots_at_most
     )
     usage = UsageService(database, catalog.current, service_clock, customers, snapshots.get)
-    quoting = Quoting(database, catalog.current, service_clock, signer, payments, usage.used_now)
+    metering = Metering(database, catalog.current, service_clock, payments.meters, usage)
+    quoting = Quoting(
+        database,
+        catalog.current,
+        service_clock,
+        signer,
+        payments,
+        usage.used_now,
+        metering.report,
+    )
     due = Due(database, catalog.current, service_clock)
     alignment = Alignment(database, catalog.current, service_clock, payments, due)
     settlement = Settlement(
-        database, catalog.current, service_clock, payments, quoting, alignment, due, return_urls
+        database,
+        catalog.current,
+        service_clock,
+        payments,
+        quoting,
+        alignment,
+        due,
+        return_urls,
+        metering.report,
     )
     sync = ProviderSync(database, catalog.current, service_clock, payments, settlement)
     approvals = Approvals(database, service_clock, quoting, settlement)
@@ -344,7 +374,7 @@ async def build_services(settings: Settings, *, clock: SettableClock | None = No
     )
     trials = Trials(database, catalog.current, service_clock, changes, quoting, alignment)
     moving = Moving(database, catalog.current, catalog.policies, service_clock, quoting, changes)
-    sandbox_clock.connect(payments, sync, due, alignment, trials, moving)
+    sandbox_clock.connect(payments, sync, due, alignment, trials, moving, metering)
     sender = Sender(sandbox=settings.sandbox)
     webhooks = Webhooks(
         database,
@@ -380,16 +410,18 @@ async def build_services(settings: Settings, *, clock: SettableClock | None = No
         reconciler=Reconciler(
             database,
             service_clock,
-            OurSide(database, catalog.current),
+            OurSide(database, catalog.current, metering),
             TheirSide(payments.client, payments.prices, pace),
             payments,
             settlement,
             alignment,
             sync,
             webhooks,
+            metering,
             pace,
         ),
         usage=usage,
+        metering=metering,
         notices=Notices(database, service_clock, signer, sender),
         deliveries=Deliveries(database, signer, sender),
         access=Access(catalog.current, service_clock, snapshots, usage.used),

@@ -1,6 +1,6 @@
 """What is due and nobody waits for: webhooks received, scheduled changes, trials that end, changes
-whose process died, what the provider has still to be told or to forget, use that is too old, seals,
-notices.
+whose process died, what the provider has still to be told (of use, too) or to forget, use past its
+time, seals, notices.
 
 What is due is data with an instant; this loop is the only thing that looks for it. Any number of
 workers may run: leases see to it that each thing is done once.
@@ -46,6 +46,7 @@ async def work_once(services: Services, *, inbox_only: bool = False) -> int:
             done += await services.alignment.align(subscription_id)
     for customer_id in await services.erasing.due():
         done += await services.erasing.finish(customer_id)
+    done += await services.metering.work()
     done += await services.usage.purge()
     done += await seal_ledger(services)
     return done + await services.deliveries.deliver_due()

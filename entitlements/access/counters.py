@@ -251,6 +251,26 @@ async def read(
     return found
 
 
+async def totals(
+    session: AsyncSession, asked: Sequence[tuple[str, str, Sequence[datetime]]]
+) -> list[int]:
+    """What some counters say together: of each customer and feature those of the starts given."""
+    found: dict[tuple[str, str, datetime], int] = {}
+    if asked:
+        customers = {customer_id for customer_id, _, _ in asked}
+        starts = {start for _, _, each in asked for start in each}
+        rows = await session.execute(
+            select(
+                _COUNTER.c.customer_id,
+                _COUNTER.c.feature_id,
+                _COUNTER.c.window_start,
+                _COUNTER.c.used,
+            ).where(_COUNTER.c.customer_id.in_(customers), _COUNTER.c.window_start.in_(starts))
+        )
+        found = {(c, f, start): used for c, f, start, used in rows}
+    return [sum(found.get((c, f, start), 0) for start in starts) for c, f, starts in asked]
+
+
 async def days(
     session: AsyncSession, customer_id: str, feature_id: str, first: date, last: date
 ) -> dict[date, int]:

@@ -23,7 +23,9 @@ from entitlements.access.snapshots import Known
 from entitlements.access.usage import (
     COUNT_AT_MOST,
     QUANTITY_AT_MOST,
+    Cycle,
     Window,
+    billed_buckets,
     bound_of,
     cycle_of,
     decide_consumed,
@@ -46,6 +48,7 @@ from entitlements.grants.merge import Grants
 from entitlements.grants.sources import GrantSource, GrantSourceKind
 from entitlements.kernel.clock import Clock
 from entitlements.kernel.errors import IdempotencyConflict, NotFound, ValidationFailed
+from entitlements.kernel.period import Period
 from entitlements.storage.unit_of_work import Database
 from entitlements.subscriptions.customers import CustomerService
 from entitlements.subscriptions.queue import in_effect
@@ -292,11 +295,30 @@ class UsageService:
         self, catalog: Catalog, state: CustomerState, feature: Feature, at: datetime
     ) -> Window:
         """The window of a customer's feature that an instant falls in."""
+        return window_of(feature.reset, self._cycle(catalog, state, feature, at), at)
+
+    def billed_window(
+        self, catalog: Catalog, state: CustomerState, feature: Feature, at: datetime
+    ) -> tuple[Period, Sequence[datetime]] | None:
+        """The window that a metered charge of a feature bills at an instant, and the starts of the
+        counters in it; None where the counters do not tell it: they reset at other instants."""
+        if feature.reset is not ResetPeriod.BILLING_PERIOD:
+            return None
+        return billed_buckets(self._cycle(catalog, state, feature, at), at)
+
+    def _cycle(
+        self, catalog: Catalog, state: CustomerState, feature: Feature, at: datetime
+    ) -> Cycle:
         if self._products[0] is not catalog:
             self._products = (catalog, products_of_features(catalog))
         then = in_effect(catalog, state, at)  # what was due by then, written down or not
-        cycle = cycle_of(catalog, then, feature.id, self._products[1].get(feature.id))
-        return window_of(feature.reset, cycle, at)
+        return cycle_of(catalog, then, feature.id, self._products[1].get(feature.id))
+
+    async def totals(
+        self, session: AsyncSession, asked: Sequence[tuple[str, str, Sequence[datetime]]]
+    ) -> list[int]:
+        """What counters of a customer's feature say together, by their starts."""
+        return await counters.totals(session, asked)
 
     async def used(
         self,

@@ -107,6 +107,23 @@ def _billing_window(cycle: Cycle, at: datetime) -> Window:
     )
 
 
+def billed_buckets(cycle: Cycle, at: datetime) -> tuple[Period, tuple[datetime, ...]]:
+    """The window that is billed at an instant, and the starts of all the counters in it.
+
+    >>> year = Cycle(datetime(2026, 1, 31, tzinfo=UTC), Interval.YEAR)
+    >>> window, starts = billed_buckets(year, datetime(2026, 6, 1, tzinfo=UTC))
+    >>> window.end.year, len(starts), f"{starts[1]:%d %b}"
+    (2027, 12, '28 Feb')
+    """
+    window = Period.containing(cycle.anchor, cycle.interval, at)
+    starts = []
+    start = window.start
+    while start < window.end:
+        starts.append(start)
+        start = Period.containing(cycle.anchor, Interval.MONTH, start).end
+    return window, tuple(starts)
+
+
 def is_sum(feature: Feature) -> bool:
     return feature.kind is FeatureKind.METERED and feature.aggregation is Aggregation.SUM
 

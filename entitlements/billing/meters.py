@@ -11,10 +11,13 @@ from typing import Any
 import msgspec
 import stripe
 
-from entitlements.billing.sdk import instant
+from entitlements.billing.sdk import instant, metadata_of
 from entitlements.kernel.period import Period
 
 NAME_LENGTH_AT_MOST = 100
+LATE_USAGE = "late_usage"
+"""In the metadata of what is invoiced for use that came too late: under which key of ours."""
+
 FINAL_AFTER = timedelta(hours=1)
 """About how long after a period's end its invoice is final."""
 
@@ -107,6 +110,40 @@ class Meters:
             },
         )
         return round(sum([summary.aggregated_value async for summary in page.auto_paging_iter()]))
+
+    async def invoice_late(
+        self,
+        key: str,
+        *,
+        customer_provider_id: str,
+        subscription_provider_id: str,
+        currency: str,
+        amount_minor: int,
+        description: str,
+        span: Period,
+        version_id: str,
+        charge_id: str,
+    ) -> None:
+        """Have an amount stand on a subscription's next invoice, once: `key` is in its metadata,
+        where it outlives the provider's memory of keys."""
+        items = self._client.v1.invoice_items
+        there: Any = {"customer": customer_provider_id, "limit": 100}
+        page = await items.list_async(there | {"created": {"gte": int(span.end.timestamp())}})
+        async for item in page.auto_paging_iter():
+            if metadata_of(item.metadata).get(LATE_USAGE) == key:
+                return
+        await items.create_async(
+            {
+                "customer": customer_provider_id,
+                "subscription": subscription_provider_id,
+                "currency": currency,
+                "amount": amount_minor,
+                "description": description,
+                "period": {"start": int(span.start.timestamp()), "end": int(span.end.timestamp())},
+                "metadata": {LATE_USAGE: key, "package": version_id, "charge": charge_id},
+            },
+            {"idempotency_key": key},
+        )
 
     async def takes_usage(self, subscription_provider_id: str, period_end: datetime) -> bool:
         """Whether use before a period's end is still going to be invoiced: its invoice is a draft,

@@ -1,6 +1,5 @@
 """Reading one customer for a comparison: as we hold them, and as the provider has them."""
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from decimal import Decimal
 from functools import partial
@@ -9,6 +8,8 @@ from typing import Any, TypeVar
 import stripe
 from sqlalchemy import select
 
+from entitlements.billing.metering import Metering
+from entitlements.billing.pace import Pace
 from entitlements.billing.prices import ProviderPrices, lookup_key, name_held
 from entitlements.billing.reconciliation import (
     InvoiceSide,
@@ -32,8 +33,7 @@ from entitlements.billing.sdk import (
 )
 from entitlements.billing.webhooks import HANDLED, StoredEvent, event_of
 from entitlements.catalog.model import Catalog
-from entitlements.kernel.clock import monotonic_seconds
-from entitlements.kernel.errors import NotFound, PaymentProviderUnavailable, ServiceError
+from entitlements.kernel.errors import NotFound, ServiceError
 from entitlements.kernel.period import Interval, Period
 from entitlements.storage.unit_of_work import Database
 from entitlements.subscriptions.lines import slots_of
@@ -45,7 +45,6 @@ from entitlements.subscriptions.tables import ChangeRow, CustomerRow, InvoiceRow
 
 PAGE = 100
 EVENT_TYPES_PER_CALL = 20
-TRIES = 3
 
 T = TypeVar("T")
 
@@ -54,9 +53,12 @@ T = TypeVar("T")
 
 
 class OurSide:
-    def __init__(self, database: Database, catalog: Callable[[], Awaitable[Catalog]]) -> None:
+    def __init__(
+        self, database: Database, catalog: Callable[[], Awaitable[Catalog]], metering: Metering
+    ) -> None:
         self._database = database
         self._catalog = catalog
+        self._metering = metering
 
     async def customers(self, after: str | None, limit: int) -> Sequence[CustomerRow]:
         """The next customers in order of creation, after the cursor (`sequence`)."""
@@ -129,6 +131,7 @@ class OurSide:
                     for invoice in invoices
                 },
                 claims={invoice_id: change_id for invoice_id, change_id in claims if invoice_id},
+                unbilled=await self._metering.unbilled(session, catalog, row.id),
             )
 
 
@@ -189,37 +192,6 @@ def _method(id: str | None, *card: str | None) -> str | None:
 
 
 # ── theirs ───────────────────────────────────────────────────────────────────
-
-
-class Pace:
-    """How gently to read: evenly, so that the API keeps the rest of the provider's limit.
-
-    `pause_seconds` is what lies before a second look, and before another try.
-    """
-
-    def __init__(self, calls_per_second: int = 20, pause_seconds: float = 2) -> None:
-        self.calls_per_second = calls_per_second
-        self.pause_seconds = pause_seconds
-        self._next = 0.0
-
-    async def turn(self) -> None:
-        """Wait until the next call may go."""
-        now = monotonic_seconds()
-        at = max(now, self._next)
-        self._next = at + 1 / self.calls_per_second
-        if at > now:
-            await asyncio.sleep(at - now)
-
-    async def patiently(self, do: Callable[[], Awaitable[T]]) -> T:
-        """Try again where the provider is away for a moment, and not where it refuses our key."""
-        for n in range(1, TRIES):
-            try:
-                return await do()
-            except PaymentProviderUnavailable as error:
-                if error.retry_after_seconds is None:
-                    raise
-            await asyncio.sleep(self.pause_seconds * n)
-        return await do()
 
 
 class TheirSide:

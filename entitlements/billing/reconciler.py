@@ -10,9 +10,11 @@ import structlog
 from sqlalchemy import func, select
 
 from entitlements.audit.ledger import Actor
+from entitlements.billing.metering import Metering
+from entitlements.billing.pace import TRIES, Pace
 from entitlements.billing.prices import slot_of
 from entitlements.billing.provider import StripeProvider
-from entitlements.billing.reading import TRIES, OurSide, Pace, TheirSide
+from entitlements.billing.reading import OurSide, TheirSide
 from entitlements.billing.reconciliation import (
     Drift,
     ItemSide,
@@ -24,6 +26,7 @@ from entitlements.billing.reconciliation import (
     compare,
     in_motion,
     matched,
+    unbilled_path,
 )
 from entitlements.billing.webhooks import StoredEvent, Webhooks
 from entitlements.kernel.clock import Clock, wall_now
@@ -95,6 +98,7 @@ class Reconciler:
         alignment: Alignment,
         sync: ProviderSync,
         webhooks: Webhooks,
+        metering: Metering,
         pace: Pace,
     ) -> None:
         self._database = database
@@ -107,6 +111,7 @@ class Reconciler:
         self._alignment = alignment
         self._sync = sync
         self._webhooks = webhooks
+        self._metering = metering
 
     async def count(self) -> int:
         async with self._database.read() as session:
@@ -260,6 +265,11 @@ class Reconciler:
         for subscription_id in {d.subscription for d in todo if d.repair is Repair.ALIGN}:
             with _noting(Repair.ALIGN, notes):
                 await self._align(subscription_id or "")
+        late = {d.path for d in todo if d.repair is Repair.INVOICE}
+        for use in ours.unbilled:
+            if unbilled_path(use) in late:
+                with _noting(Repair.INVOICE, notes):
+                    await self._metering.invoice_late(use)
         if any(made.values()):
             await self._charged_nothing(ours.id, made)
 

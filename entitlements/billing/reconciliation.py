@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from entitlements.billing.usage_reports import Unbilled
 from entitlements.kernel.period import Period, format_instant
 from entitlements.subscriptions.state import SubscriptionStatus
 
@@ -48,18 +49,21 @@ class Kind(StrEnum):
     INVOICE_DIFFERS = "invoice_differs"
     CHARGED_TWICE = "charged_twice"
     CHARGE_UNEXPLAINED = "charge_unexplained"
+    USAGE_UNBILLED = "usage_unbilled"
     EVENT_FAILED = "event_failed"
     EVENT_UNDELIVERED = "event_undelivered"
 
 
 class Repair(StrEnum):
-    """How a difference is mended. None of them cancels or charges what nobody asked for."""
+    """How a difference is mended. None of them cancels, or charges for what nobody has used or
+    asked for."""
 
     MIRROR = "mirror"  # the provider is right: take it over
     FINISH = "finish"  # a change that was asked for is brought to its end
     PUSH = "push"  # we are right, and it costs nothing: put it there
     ALIGN = "align"  # we are right about what happens at the period's end: say it there again
     SWEEP = "sweep"  # an item left over at quantity 0 is deleted there
+    INVOICE = "invoice"  # use that came too late for its invoice stands on the next one
     REPLAY = "replay"  # an event is applied (again)
 
 
@@ -179,6 +183,7 @@ class Ours(msgspec.Struct, frozen=True, kw_only=True):
     changes: tuple[OpenChange, ...]
     invoices: Mapping[str, InvoiceSide]
     claims: Mapping[str, str]
+    unbilled: tuple[Unbilled, ...] = ()
 
 
 class Theirs(msgspec.Struct, frozen=True, kw_only=True):
@@ -219,7 +224,29 @@ def compare(ours: Ours, theirs: Theirs | None, at: datetime) -> tuple[Drift, ...
         *_stuck(ours, theirs.subscriptions, at),
         *_invoices(ours, theirs),
         *_charges(ours, theirs),
+        *_unbilled(ours, theirs),
     )
+
+
+def unbilled_path(use: Unbilled) -> str:
+    """Where use is that is on no invoice: `usage.pro/calls.2026-03-01T00:00:00Z`."""
+    return f"usage.{use.slot}.{format_instant(use.window.start)}"
+
+
+def _unbilled(ours: Ours, theirs: Theirs) -> Iterable[Drift]:
+    """Use that came when its invoice was final: units to be paid for, beside those invoiced."""
+    there = {s.id for s in theirs.subscriptions if s.live}
+    going_on = {s.our_id for s in ours.subscriptions if s.live and s.id in there}
+    for use in ours.unbilled:
+        yield Drift(
+            kind=Kind.USAGE_UNBILLED,
+            customer=ours.id,
+            subscription=use.subscription_id,
+            path=unbilled_path(use),
+            ours=use.billable,
+            theirs=use.billed,
+            repair=Repair.INVOICE if use.subscription_id in going_on else None,
+        )
 
 
 def _customer(ours: Ours, theirs: Theirs) -> Iterable[Drift]:

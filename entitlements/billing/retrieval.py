@@ -6,6 +6,7 @@ from typing import Any
 
 import stripe
 
+from entitlements.billing.meters import LATE_USAGE
 from entitlements.billing.prices import PricedSlot, ProviderPrices
 from entitlements.billing.sdk import (
     id_of,
@@ -169,7 +170,7 @@ def _is_metered(item: Any) -> bool:
 
 
 def _line(catalog: Catalog, line: stripe.InvoiceLineItem, slots: Mapping[str, PricedSlot]) -> Line:
-    slot = slots.get(_price_id(line) or "")
+    slot = slots.get(_price_id(line) or "") or _late_usage(line)
     allocations: tuple[Allocation, ...] = ()
     metered = False
     if slot is not None:
@@ -195,6 +196,15 @@ def _line(catalog: Catalog, line: stripe.InvoiceLineItem, slots: Mapping[str, Pr
         allocations=allocations,
         metered=metered,
     )
+
+
+def _late_usage(line: stripe.InvoiceLineItem) -> PricedSlot | None:
+    """The charge of a line that we had put there, for use that came too late."""
+    said = metadata_of(line.metadata)
+    if LATE_USAGE not in said:
+        return None
+    package_id, version = said["package"].split("@")
+    return PricedSlot(package_id, int(version), said["charge"], Interval.MONTH)
 
 
 def _price_id(line: stripe.InvoiceLineItem) -> str | None:

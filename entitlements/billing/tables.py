@@ -1,11 +1,20 @@
 """What is stored of the provider: where our prices are there, and what it told us."""
 
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import ForeignKeyConstraint, Index, String, Text
+from sqlalchemy import (
+    BigInteger,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    String,
+    Text,
+    UniqueConstraint,
+)
 from sqlalchemy.orm import Mapped, mapped_column
 
-from entitlements.storage.base import Base, Instant, Key
+from entitlements.storage.base import Base, CustomerKey, Id, Instant, Json, Key
 
 
 class ProviderPriceRow(Base):
@@ -41,3 +50,48 @@ class WebhookEventRow(Base):
     due_at: Mapped[datetime] = mapped_column(Instant)  # wall time: next try, or lease's end
     attempts: Mapped[int] = mapped_column(default=0)
     error: Mapped[str | None] = mapped_column(Text)
+
+
+REPORTED_ONCE = ("subscription_id", "window_start", "package_id", "version", "charge_id")
+
+
+class UsageReportRow(Base):
+    """How far the provider has been told of the use that a metered charge bills in one window.
+
+    Units are those to be paid for. `pending` of them are being sent under the number `sequence`, as
+    of `pending_at`; `late_pending` likewise are being put on an invoice.
+    """
+
+    __tablename__ = "usage_report"
+    __table_args__ = (
+        UniqueConstraint(*REPORTED_ONCE, name="uq_usage_report_once"),
+        Index(None, "customer_id", "status"),
+        Index(None, "status", "window_end"),
+    )
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    customer_id: Mapped[str] = mapped_column(CustomerKey)
+    subscription_id: Mapped[str] = mapped_column(ForeignKey("subscription.id"))
+    feature_id: Mapped[str] = mapped_column(Key)
+    package_id: Mapped[str] = mapped_column(Key)
+    version: Mapped[int]
+    charge_id: Mapped[str] = mapped_column(String(130))
+    interval: Mapped[str] = mapped_column(String(8))  # the subscription's
+    window_start: Mapped[datetime] = mapped_column(Instant)
+    window_end: Mapped[datetime] = mapped_column(Instant)
+    counters: Mapped[Any] = mapped_column(Json)  # the starts of the counters in the window
+    counts_from: Mapped[datetime] = mapped_column(Instant)  # where the provider begins to count
+    packages: Mapped[int]  # held with the charge
+    status: Mapped[str] = mapped_column(String(8))  # open | closed | done
+    billable: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    reported: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    sequence: Mapped[int] = mapped_column(default=0, server_default="0")
+    pending: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    pending_at: Mapped[datetime | None] = mapped_column(Instant)
+    asked_at: Mapped[datetime | None] = mapped_column(Instant)  # wall time: how old the name is
+    late: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    late_sequence: Mapped[int] = mapped_column(default=0, server_default="0")
+    late_pending: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    unbilled: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    due_at: Mapped[datetime | None] = mapped_column(Instant, index=True)  # None: never again
+    leased_until: Mapped[datetime] = mapped_column(Instant)  # wall time: somebody reports it

@@ -60,6 +60,22 @@ def amount_minor(charge: Charge, price: Price, quantity: int, packages: int = 1)
     return round_half_away(amount(charge, price, quantity, packages))
 
 
+def late_amount_minor(charge: Charge, price: Price, billed: int, units: int) -> int:
+    """What an invoice for all `units` of use to be paid for says more than one for those `billed`.
+
+    Negative where more units are cheaper altogether (volume).
+
+    >>> from entitlements.catalog.model import BillingTime
+    >>> blocks = Charge(id="c", name="C", model=PricingModel.PACKAGE, package_size=1000,
+    ...     billing=BillingTime.IN_ARREARS, prices=(), included=100_000, metered=True)
+    >>> rate = Price(currency="usd", interval=Interval.MONTH, unit_amount=Decimal("1.50"))
+    >>> late_amount_minor(blocks, rate, 1_700, 1_900), late_amount_minor(blocks, rate, 1_700, 2_001)
+    (0, 150)
+    """
+    rest = msgspec.structs.replace(charge, included=0)
+    return amount_minor(rest, price, units) - amount_minor(rest, price, billed)
+
+
 def explain(charge: Charge, price: Price, quantity: int, packages: int = 1) -> str:
     """How the amount comes about, in words and figures of English.
 

@@ -56,6 +56,7 @@ class Quoting:
         signer: Signer,
         payments: PaymentProvider,
         used: UsedNow,
+        report_usage: Callable[[str], Awaitable[None]],
     ) -> None:
         self._database = database
         self._catalog = catalog
@@ -63,6 +64,7 @@ class Quoting:
         self._signer = signer
         self._payments = payments
         self._used = used
+        self._report_usage = report_usage
 
     async def quote(self, customer_id: str, request: ChangeRequest, authority: Authority) -> Quote:
         """What a change would do and cost for a customer as they are now."""
@@ -90,6 +92,8 @@ class Quoting:
         total = plan.invoice_total_minor if plan.invoiced_now else 0
         provided = None
         if plan.invoiced_now:
+            if not plan.exact and plan.subscription_id is not None:  # use so far is invoiced, too
+                await self._report_usage(plan.subscription_id)
             provided = await self._payments.preview(order_of(row, state, plan))
         if provided is not None:
             total = provided.total_minor

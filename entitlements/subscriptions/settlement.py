@@ -105,6 +105,7 @@ class Settlement:
         alignment: Alignment,
         due: Due,
         return_urls: ReturnUrls,
+        report_usage: Callable[[str], Awaitable[None]],
     ) -> None:
         self._database = database
         self._catalog = catalog
@@ -114,6 +115,7 @@ class Settlement:
         self._alignment = alignment
         self._due = due
         self._return_urls = return_urls
+        self._report_usage = report_usage
 
     def working_on(self, change_id: str) -> AbstractAsyncContextManager[None]:
         """Keep the lease of an intent for as long as the block runs."""
@@ -249,6 +251,8 @@ class Settlement:
         try:
             if change.subscription_id is not None:
                 await self._alignment.until_free(change.subscription_id)
+            if change.subscription_id is not None and not plan.waits and not plan.new_period:
+                await self._report_usage(change.subscription_id)  # at the price held until now
             if plan.waits:
                 outcome = await self._schedule(change, plan)
             elif _not_the_providers(order, plan):
