@@ -293,9 +293,11 @@ class Metering:
         self, catalog: Catalog, ids: Sequence[str], *, before_change: bool = False
     ) -> None:
         taken = await self._taken(ids)
-        sendings = await self._decide(catalog, ids, taken, before_change=before_change)
-        outcomes = await self._send_all(sendings, taken)
-        await self._acknowledge(ids, outcomes, before_change=before_change)
+        while ids:
+            sendings, again = await self._decide(catalog, ids, taken, before_change=before_change)
+            outcomes = await self._send_all(sendings, taken)
+            await self._acknowledge(ids, outcomes, before_change=before_change)
+            ids = again
 
     async def _taken(self, ids: Sequence[str]) -> set[str]:
         """Of reports whose window is over, those whose use the provider still takes."""
@@ -331,10 +333,14 @@ class Metering:
         taken: set[str],
         *,
         before_change: bool,
-    ) -> list[_Sending]:
-        """Store what follows for each report, and what is to be sent before it is."""
+    ) -> tuple[list[_Sending], list[str]]:
+        """Store what follows for each report, and what is to be sent before it is.
+
+        Of some, an event is under way already: it is sent again, and then they are looked at again.
+        """
         now = self._clock.now()
-        sendings = []
+        sendings: list[_Sending] = []
+        again: list[str] = []
         async with self._database.write() as session:
             rows = (
                 await session.scalars(
@@ -360,6 +366,7 @@ class Metering:
                 ids_there = customers[row.customer_id].provider_id or "", held.provider_id or ""
                 if row.pending:
                     sendings.append(_Sending(row, *ids_there))
+                    again.append(row.id)
                     continue
                 if row.customer_id in changing:  # what it holds there is about to change
                     row.due_at = now + SECOND
@@ -376,7 +383,7 @@ class Metering:
                 await self._take_step(session, catalog, state, held, row, step)
                 if step.units:
                     sendings.append(_Sending(row, *ids_there))
-        return sendings
+        return sendings, again
 
     async def _take_step(
         self,

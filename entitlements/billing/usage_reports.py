@@ -93,6 +93,7 @@ def next_step(charge: Charge, report: Report, look: Look) -> Step:
     """What follows for a report from what is found. Units are paid once, whatever charge they were
     reported for; what was reported too much (more is included now) is told back.
 
+    >>> from datetime import UTC
     >>> from entitlements.catalog.model import BillingTime, PricingModel
     >>> calls = Charge(id="calls", name="Calls", model=PricingModel.PER_UNIT, prices=(),
     ...     billing=BillingTime.IN_ARREARS, metered=True, included=100)

@@ -7,6 +7,7 @@ from typing import Any
 
 from entitlements.catalog import examples
 from entitlements.catalog.document import read
+from entitlements.kernel.errors import PaymentProviderUnavailable
 from entitlements.kernel.period import add_months
 from tests.conftest import publish
 from tests.events import events_of
@@ -240,6 +241,26 @@ async def _hear(world: World) -> Any:
     return {"__typename": "Done" if done else "PaymentProviderUnavailable"}
 
 
+async def _use_to_tell(world: World) -> None:
+    """So much that it is paid for, some of it told already."""
+    await world.api.create_customer(CUSTOMER, "pm_card_visa")
+    started = await world.api.change("start", customerId=CUSTOMER, planId="help-desk-team")
+    assert started["__typename"] == "ChangeCommitted", started
+    for id in ("told", "untold"):
+        if id == "untold":
+            await world.services.metering.report_all()
+        event = {"id": id, "customerId": CUSTOMER, "featureId": "conversations", "quantity": 1350}
+        assert (await world.api.record(event))["accepted"] == 1
+
+
+async def _tell_use(world: World) -> Any:
+    try:
+        await world.services.metering.report_all()
+    except PaymentProviderUnavailable as error:
+        return {"__typename": type(error).__name__}
+    return {"__typename": "Done"}
+
+
 _TWICE = ("ChangeCommitted", "Conflict")
 """What has no key answers a second time that there is nothing to do any more."""
 
@@ -314,6 +335,7 @@ OPERATIONS = {
     "an open invoice paid": Operation(
         _past_due_with_another_card, _pay, ("InvoicePaid",), ("invoice.payment_tried",)
     ),
+    "use that is told": Operation(_use_to_tell, _tell_use, ("Done",)),
     "webhooks of a Checkout": Operation(_asked_for_a_card, _hear, ("Done",)),
     "webhooks of 3-D Secure passed": Operation(
         _authenticated(_asked_to_authenticate_an_add_on), _hear, ("Done",)

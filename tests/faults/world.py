@@ -20,7 +20,7 @@ from sqlalchemy import func, select, text, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from entitlements.billing.tables import WebhookEventRow
+from entitlements.billing.tables import UsageReportRow, WebhookEventRow
 from entitlements.billing.webhooks import WAITING
 from entitlements.kernel.clock import SettableClock, wall_now
 from entitlements.kernel.ids import new_id
@@ -68,6 +68,7 @@ class World:
         async with self.services.database.write() as session:
             await session.execute(update(ChangeRow).values(leased_until=wall_now()))
             await session.execute(update(WebhookEventRow).values(due_at=wall_now()))
+            await session.execute(update(UsageReportRow).values(leased_until=wall_now()))
             untold = SubscriptionRow.align_due_at.is_not(None)
             await session.execute(
                 update(SubscriptionRow).where(untold).values(align_due_at=wall_now())
@@ -221,6 +222,7 @@ async def outcome(world: World) -> dict[str, Any]:
                 (i["status"], i["billing_reason"], i["total"], i["amount_paid"])
                 for i in await world.at_provider("/v1/invoices", **of_customer)
             ],
+            "use": await _use(world, customer["id"]),
         }
     found = {
         "customer": await world.api.customer(CUSTOMER),
@@ -236,6 +238,17 @@ async def outcome(world: World) -> dict[str, Any]:
     found["customer"].pop("revision")
     found["customer"]["invoices"]["nodes"].sort(key=json.dumps)
     return dict(json.loads(_ID.sub(renamed, json.dumps(found))))
+
+
+async def _use(world: World, customer_id: str) -> dict[str, float]:
+    """What the provider's meters say of a customer."""
+    counted: dict[str, float] = {}
+    asked = {"customer": customer_id, "start_time": "0", "end_time": "4102444800"}
+    for meter in await world.at_provider("/v1/billing/meters"):
+        url = f"/v1/billing/meters/{meter['id']}/event_summaries"
+        for summary in (await world.provider.get(url, params=asked)).json()["data"]:
+            counted[meter["event_name"]] = summary["aggregated_value"]
+    return counted
 
 
 def _subscription(found: dict[str, Any]) -> dict[str, Any]:

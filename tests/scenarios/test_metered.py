@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
+from entitlements.kernel.errors import PaymentProviderUnavailable
 from entitlements.services import Services
 from entitlements.worker import work_once
 from tests.api import Api
@@ -235,3 +236,21 @@ async def test_many_workers_tell_the_provider_of_each_unit_once(
     )
     await small.advance("2026-04-02T00:00:00Z")
     assert (await invoices(sandbox_url))[-1] == [("fee", 1000, 1), ("calls", 1200, 800)]
+
+
+@on_sqlite
+async def test_an_event_whose_answer_was_lost_is_sent_again_and_counted_once(
+    small: Api, services: Services, sandbox_url: str
+) -> None:
+    await used(small, "a", 1200)
+    await services.metering.report_all()
+    await small.advance("2026-03-05T00:00:00Z")
+    await used(small, "b", 100)
+    async with httpx.AsyncClient(base_url=sandbox_url) as client:
+        lost = {"kind": "cut_after", "times": 4, "method": "POST", "path": "/v1/billing/meter"}
+        assert (await client.post("/_sandbox/faults", json=lost)).is_success
+    with pytest.raises(PaymentProviderUnavailable):
+        await services.metering.report_all()
+    await used(small, "c", 10)  # it is told by itself: what was sent keeps its name and number
+    await small.advance("2026-04-02T00:00:00Z")
+    assert (await invoices(sandbox_url))[-1] == [("fee", 1000, 1), ("calls", 600, 310)]
