@@ -2,7 +2,7 @@
 at the same time can come between the look and the step.
 
 Whoever writes several rows takes them in one order, so that no two wait for each other: events,
-counters by their key, days by theirs, the idempotency key last.
+counters by their key, those that only bill by theirs, days, the idempotency key last.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,6 +26,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from entitlements.access.tables import UsageCounterRow, UsageDayRow, UsageEventRow, UsageKeyRow
 from entitlements.access.usage import Window
+from entitlements.kernel.period import Period
 
 KEYS_KEPT = timedelta(days=7)
 EVENTS_LATE_AT_MOST = timedelta(days=35)
@@ -37,6 +38,10 @@ COUNTERS_KEPT = timedelta(days=400)
 
 CALENDAR_COUNTERS_KEPT = EVENTS_KEPT
 """Late events still find them."""
+
+BILLED_APART = timedelta(microseconds=1)
+"""What is billed by another window than it resets by has a counter of that, too: it begins so much
+after its window, and is no other's whose window begins with it."""
 
 DAYS_KEPT = timedelta(days=800)
 PURGED_AT_ONCE = 1000
@@ -51,7 +56,10 @@ _DAY_KEY = ("customer_id", "feature_id", "day")
 
 
 class Count(msgspec.Struct, frozen=True, kw_only=True):
-    """One step of one counter. `quantity` is added; of a LEVEL it takes the place."""
+    """One step of one counter. `quantity` is added; of a LEVEL it takes the place.
+
+    `billed` is the span that a metered charge bills it by, where the window does not tell it.
+    """
 
     customer_id: str
     feature_id: str
@@ -59,6 +67,16 @@ class Count(msgspec.Struct, frozen=True, kw_only=True):
     kept: timedelta
     at: datetime
     quantity: int
+    billed: Period | None = None
+
+    @property
+    def _billed_row(self) -> dict[str, object] | None:
+        if self.billed is None:
+            return None
+        return self._row | {
+            "window_start": self.billed.start + BILLED_APART,
+            "expires_at": self.billed.end + COUNTERS_KEPT,
+        }
 
     @property
     def _row(self) -> dict[str, object]:
@@ -147,6 +165,8 @@ async def count(session: AsyncSession, step: Count, bound: int) -> int | None:
     statements = _statements(session)
     used: int | None = await session.scalar(statements.count, {**step._row, "bound": bound})
     if used is not None:
+        if (billed := step._billed_row) is not None:
+            await session.execute(statements.add, billed)
         await session.execute(statements.add_day, step._day)
     return used
 
@@ -210,17 +230,25 @@ async def taken(
 async def add(session: AsyncSession, steps: Iterable[Count]) -> None:
     """Add to counters and days, whatever their limits: it has happened."""
     counters: dict[tuple[object, ...], dict[str, Any]] = {}
+    billed: dict[tuple[object, ...], dict[str, Any]] = {}
     days: dict[tuple[object, ...], dict[str, Any]] = {}
     for step in steps:
         for sums, row, key, name in (
             (counters, step._row, _COUNTER_KEY, "used"),
+            (billed, step._billed_row, _COUNTER_KEY, "used"),
             (days, step._day, _DAY_KEY, "quantity"),
         ):
+            if row is None:
+                continue
             seen = sums.setdefault(tuple(row[k] for k in key), row)
             if seen is not row:
                 seen[name] += row[name]
     statements = _statements(session)
-    for statement, sums in ((statements.add, counters), (statements.add_day, days)):
+    for statement, sums in (
+        (statements.add, counters),
+        (statements.add, billed),
+        (statements.add_day, days),
+    ):
         if sums:
             await session.execute(statement, [sums[key] for key in sorted(sums)])
 

@@ -6,12 +6,14 @@ What is in the counters is read by checks (`used`) and by the change engine (`us
 import hashlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime, timedelta
+from typing import NamedTuple
 
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from entitlements.access import counters
 from entitlements.access.counters import (
+    BILLED_APART,
     CALENDAR_COUNTERS_KEPT,
     COUNTERS_KEPT,
     EVENTS_LATE_AT_MOST,
@@ -25,6 +27,7 @@ from entitlements.access.usage import (
     QUANTITY_AT_MOST,
     Cycle,
     Window,
+    billed_apart,
     billed_buckets,
     bound_of,
     cycle_of,
@@ -48,7 +51,7 @@ from entitlements.grants.merge import Grants
 from entitlements.grants.sources import GrantSource, GrantSourceKind
 from entitlements.kernel.clock import Clock
 from entitlements.kernel.errors import IdempotencyConflict, NotFound, ValidationFailed
-from entitlements.kernel.period import Period
+from entitlements.kernel.period import Interval, Period
 from entitlements.storage.unit_of_work import Database
 from entitlements.subscriptions.customers import CustomerService
 from entitlements.subscriptions.queue import in_effect
@@ -132,6 +135,14 @@ class _Request(msgspec.Struct, frozen=True, kw_only=True):
     answer: Callable[[int, bool], Answer]
 
 
+class _KnownOf(NamedTuple):
+    """What is known of a catalog: the product of each feature, and what is `billed_apart`."""
+
+    catalog: Catalog
+    products: Mapping[str, str]
+    billed_apart: frozenset[str]
+
+
 class _Repeated(Exception):
     """The key is there already: whatever was counted under it is rolled back."""
 
@@ -150,7 +161,7 @@ class UsageService:
         self._clock = clock
         self._customers = customers
         self._known = known
-        self._products: tuple[Catalog, Mapping[str, str]] = (Catalog.EMPTY, {})
+        self._of_catalog = _KnownOf(Catalog.EMPTY, {}, frozenset())
 
     # ── one at a time ────────────────────────────────────────────────────────
 
@@ -238,6 +249,7 @@ class UsageService:
             kept=COUNTERS_KEPT if by_billing else CALENDAR_COUNTERS_KEPT,
             at=at,
             quantity=quantity,
+            billed=self._billed_apart(catalog, state, feature, at),
         )
 
     # ── events ───────────────────────────────────────────────────────────────
@@ -299,20 +311,37 @@ class UsageService:
 
     def billed_window(
         self, catalog: Catalog, state: CustomerState, feature: Feature, at: datetime
-    ) -> tuple[Period, Sequence[datetime]] | None:
+    ) -> tuple[Period, Sequence[datetime]]:
         """The window that a metered charge of a feature bills at an instant, and the starts of the
-        counters in it; None where the counters do not tell it: they reset at other instants."""
+        counters in it."""
+        window, starts = billed_buckets(self._cycle(catalog, state, feature, at), at)
         if feature.reset is not ResetPeriod.BILLING_PERIOD:
+            starts = tuple(start + BILLED_APART for start in starts)
+        return window, starts
+
+    def _billed_apart(
+        self, catalog: Catalog, state: CustomerState, feature: Feature, at: datetime
+    ) -> Period | None:
+        """The month that a step is billed in, where its window is another than what is billed."""
+        if feature.id not in self._known_of(catalog).billed_apart:
             return None
-        return billed_buckets(self._cycle(catalog, state, feature, at), at)
+        return Period.containing(
+            self._cycle(catalog, state, feature, at).anchor, Interval.MONTH, at
+        )
 
     def _cycle(
         self, catalog: Catalog, state: CustomerState, feature: Feature, at: datetime
     ) -> Cycle:
-        if self._products[0] is not catalog:
-            self._products = (catalog, products_of_features(catalog))
         then = in_effect(catalog, state, at)  # what was due by then, written down or not
-        return cycle_of(catalog, then, feature.id, self._products[1].get(feature.id))
+        product_id = self._known_of(catalog).products.get(feature.id)
+        return cycle_of(catalog, then, feature.id, product_id)
+
+    def _known_of(self, catalog: Catalog) -> _KnownOf:
+        """What is found out once of a catalog."""
+        if self._of_catalog.catalog is not catalog:
+            products = products_of_features(catalog)
+            self._of_catalog = _KnownOf(catalog, products, billed_apart(catalog))
+        return self._of_catalog
 
     async def totals(
         self, session: AsyncSession, asked: Sequence[tuple[str, str, Sequence[datetime]]]

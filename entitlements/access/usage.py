@@ -144,6 +144,21 @@ def products_of_features(catalog: Catalog) -> dict[str, str]:
     return found
 
 
+def billed_apart(catalog: Catalog) -> frozenset[str]:
+    """Features that some metered charge bills by its period, and that reset by another."""
+    metered = {
+        charge.quantity_feature
+        for package in catalog.versions.values()
+        for charge in package.charges
+        if charge.metered
+    }
+    return frozenset(
+        feature.id
+        for feature in catalog.features.values()
+        if feature.id in metered and feature.reset is not ResetPeriod.BILLING_PERIOD
+    )
+
+
 def cycle_of(
     catalog: Catalog, state: CustomerState, feature_id: str, product_id: str | None
 ) -> Cycle:

@@ -76,7 +76,7 @@ class CountedUse(Protocol):
 
     def billed_window(
         self, catalog: Catalog, state: CustomerState, feature: Feature, at: datetime
-    ) -> tuple[Period, Sequence[datetime]] | None:
+    ) -> tuple[Period, Sequence[datetime]]:
         """The window that a charge of a feature bills, and the starts of the counters in it."""
         ...
 
@@ -251,10 +251,7 @@ class Metering:
                 if not charge.metered or there is None or not there.provider_item_id:
                     continue
                 feature = catalog.feature(charge.quantity_feature or "")
-                found = self._use.billed_window(catalog, state, feature, at)
-                if found is None:
-                    continue
-                window, starts = found
+                window, starts = self._use.billed_window(catalog, state, feature, at)
                 counts_from = min(to_second(at), window.end - SECOND) if new else window.start
                 insert = postgresql.insert if self._database.is_postgresql else sqlite.insert
                 begun = insert(UsageReportRow).values(
@@ -423,9 +420,8 @@ class Metering:
         item = next((i for i in held.items if i.package_id == row.package_id), None)
         if item is None or item.version != row.version:
             return None
-        found = self._use.billed_window(catalog, state, catalog.feature(row.feature_id), at)
-        same = found is not None and found[0].start == row.window_start
-        return item.quantity if same else None
+        window, _ = self._use.billed_window(catalog, state, catalog.feature(row.feature_id), at)
+        return item.quantity if window.start == row.window_start else None
 
     async def _read(
         self, session: AsyncSession, rows: Sequence[UsageReportRow]

@@ -36,13 +36,19 @@ TIERS = {"model": "graduated",
                                       {"up_to": None, "unit": "0.05"}]}}}  # fmt: skip
 
 
+JOBS = {"id": "jobs", "name": "Jobs", "model": "per_unit", "quantity": "jobs", "included": 10,
+        "billing": "in_arrears", "prices": {"usd": {"month": "1.00"}}}  # fmt: skip
+
+
 def document() -> dict[str, Any]:
-    """Two plans that bill calls by blocks and by tiers, one that does not, and one by the year."""
+    """Two plans that bill calls by blocks and by tiers, one that bills jobs, and one nothing."""
     return {
         "currencies": ["usd"],
         "features": [
             {"id": "calls", "name": "calls", "kind": "metered", "unit": "call",
              "aggregation": "sum", "reset": "billing_period"},
+            {"id": "jobs", "name": "jobs", "kind": "metered", "unit": "job",
+             "aggregation": "sum", "reset": "day"},
         ],
         "products": [
             {
@@ -52,6 +58,9 @@ def document() -> dict[str, Any]:
                      "entitlements": {"calls": {"limit": 1000}}},
                     {"id": "small", "name": "Small", "entitlements": _limit(1000),
                      "charges": [_fee("10.00"), _calls(1000, **BLOCKS)]},
+                    {"id": "daily", "name": "Daily",
+                     "entitlements": {"jobs": {"limit": 10, "overage": True}},
+                     "charges": [_fee("20.00"), JOBS]},
                     {"id": "large", "name": "Large", "entitlements": _limit(2000),
                      "charges": [_fee("50.00"), _calls(2000, **TIERS)]},
                 ],
@@ -254,3 +263,22 @@ async def test_an_event_whose_answer_was_lost_is_sent_again_and_counted_once(
     await used(small, "c", 10)  # it is told by itself: what was sent keeps its name and number
     await small.advance("2026-04-02T00:00:00Z")
     assert (await invoices(sandbox_url))[-1] == [("fee", 1000, 1), ("calls", 600, 310)]
+
+
+@on_sqlite
+async def test_what_is_limited_by_the_day_is_billed_by_the_period(
+    small: Api, services: Services, sandbox_url: str
+) -> None:
+    await small.change("daily", customerId="ant", planId="daily")
+    for day, jobs in (("10", 7), ("10", 2), ("11", 8)):
+        await small.advance(f"2026-03-{day}T00:00:00Z")
+        await small.consume("jobs", f"{day}-{jobs}", customerId="ant", quantity=jobs)
+    assert (await small.access("ant", "jobs"))["used"] == "8"
+    await small.advance("2026-04-01T11:00:00Z")
+    event = {"id": "j", "customerId": "ant", "featureId": "jobs", "quantity": 3}
+    assert (await small.record(event))["accepted"] == 1
+    await small.advance("2026-04-01T13:00:00Z")
+    # 20 jobs less 10 are billed; the same day goes on being counted in the next period.
+    assert (await invoices(sandbox_url))[-1] == [("fee", 2000, 1), ("jobs", 1000, 10)]
+    assert (await small.access("ant", "jobs"))["used"] == "3"
+    await reconciled_clean(services)
