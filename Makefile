@@ -40,6 +40,9 @@ LOCK := -q --universal --python-version 3.11 --generate-hashes --no-emit-index-u
 schema: .venv/dev ## Write graphql_schema/schema.graphql anew
 	$(BIN)/python -m graphql_schema.schema > graphql_schema/schema.graphql
 
+node: ## Install what some tests run in Node, where it is: an audit of GraphQL over HTTP, clients
+	npm ci --prefix tests/node --no-audit --no-fund
+
 wheel: .venv/dev ## Build the wheel into ./dist
 	$(BIN)/python -m build --wheel --no-isolation
 
@@ -59,4 +62,4 @@ clean: ## Remove what was installed and built; the demo's data in ./var stays
 	$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@touch $@
 
-.PHONY: help run test soak bench check lock schema wheel clean
+.PHONY: help run test soak bench check lock schema node wheel clean

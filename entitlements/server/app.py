@@ -8,6 +8,7 @@ import signal
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
+from http import HTTPStatus
 from types import FrameType
 from typing import Any
 
@@ -28,6 +29,7 @@ from starlette.websockets import WebSocket
 from strawberry.asgi import GraphQL
 from strawberry.exceptions import ConnectionRejectionError
 from strawberry.http import GraphQLHTTPResponse, GraphQLRequestData
+from strawberry.schema.exceptions import InvalidOperationTypeError
 from strawberry.subscriptions import GRAPHQL_SSE_PROTOCOL, GRAPHQL_TRANSPORT_WS_PROTOCOL
 from strawberry.types import ExecutionResult
 from strawberry.types.unset import UNSET, UnsetType
@@ -61,6 +63,9 @@ DOCUMENT_NOT_FOUND = "PERSISTED_DOCUMENT_NOT_FOUND"
 JSON_TYPE = "application/json"
 GRAPHQL_TYPE = "application/graphql-response+json"
 """Under this one the HTTP status says whether a request was refused; under the other it is 200."""
+STREAM_TYPE = "text/event-stream"
+PROBLEM_TYPE = "application/problem+json"
+"""What is refused beside GraphQL is told as RFC 9457 has it."""
 
 
 OpenServices = Callable[[], AbstractAsyncContextManager[Services]]
@@ -104,7 +109,7 @@ def create_app(open_services: OpenServices, *, inbox_only: bool = True) -> Starl
 
     app = _Application(
         routes=[
-            Route("/graphql", _graphql, methods=["POST"]),
+            Route("/graphql", _graphql, methods=["GET", "POST"]),
             WebSocketRoute("/graphql", _graphql_socket),
             Route("/webhooks/stripe", _webhook, methods=["POST"]),
             Route("/healthz", _healthz),
@@ -179,7 +184,7 @@ class _RequestId:
             if started or scope["type"] == "websocket":
                 raise
             words = "something went wrong on our side"
-            answer = _error(500, INTERNAL, words, requestId=id)
+            answer = _refusal(scope["path"], 500, INTERNAL, words, requestId=id)
             await answer(scope, receive, send_named)
         finally:
             request_id.reset(named)
@@ -205,7 +210,9 @@ class _BoundedBody:
             body += message.get("body", b"")
             more = message.get("more_body", False)
         if len(body) > most:
-            refusal = _error(413, BAD_USER_INPUT, f"a body has at most {most} bytes")
+            refusal = _refusal(
+                scope["path"], 413, BAD_USER_INPUT, f"a body has at most {most} bytes"
+            )
             await refusal(scope, receive, send)
             return
         whole: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
@@ -267,7 +274,6 @@ class _View(GraphQL[Context, None]):
         super().__init__(
             schema,
             graphql_ide=None,
-            allow_queries_via_get=False,
             subscription_protocols=[GRAPHQL_TRANSPORT_WS_PROTOCOL, GRAPHQL_SSE_PROTOCOL],
             connection_init_wait_timeout=timedelta(seconds=10),
             allowed_origins=["*"],  # a page of another origin has no bearer: no cookie is looked at
@@ -301,7 +307,8 @@ class _View(GraphQL[Context, None]):
     async def parse_http_body(
         self, request: AsyncHTTPRequestAdapter
     ) -> GraphQLRequestData | list[GraphQLRequestData]:
-        if (request.content_type or "").partition(";")[0].strip() != JSON_TYPE:
+        sent_as = (request.content_type or "").partition(";")[0].strip()
+        if request.method == "POST" and sent_as != JSON_TYPE:
             raise HTTPException(415, f"a request is sent as {JSON_TYPE}")
         return await super().parse_http_body(request)
 
@@ -312,6 +319,21 @@ class _View(GraphQL[Context, None]):
             raise HTTPException(400, error.msg) from None
         if not isinstance(found, dict):
             raise HTTPException(400, "a request is one JSON object: batches are not taken")
+        return self._asked(found)
+
+    def parse_query_params(self, params: Mapping[str, str | None]) -> dict[str, Any]:
+        """A request in a URL: its variables and extensions are JSON there."""
+        found: dict[str, Any] = {name: text for name, text in params.items() if text}
+        if any(_NO_TEXT.search(text) for text in found.values()):
+            raise HTTPException(400, "text has no NUL and no half of a surrogate pair")
+        try:
+            for name in {"variables", "extensions"} & found.keys():
+                found[name] = self.decode_json(found[name])
+        except json.JSONDecodeError as error:
+            raise HTTPException(400, f"{name}: {error.msg}") from None
+        return self._asked(found)
+
+    def _asked(self, found: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(found.get("operationName"), str | None):
             raise HTTPException(400, "operationName is a string or null")
         if "documentId" in found:
@@ -332,7 +354,7 @@ class _View(GraphQL[Context, None]):
             text = data if isinstance(data, str) else data.decode()
             found: object = json.loads(text, parse_float=str, parse_constant=_no_number)
         except (ValueError, RecursionError):
-            raise json.JSONDecodeError("the body is not JSON in UTF-8", "", 0) from None
+            raise json.JSONDecodeError("this is not JSON in UTF-8", "", 0) from None
         if "\\u" in text and any(_NO_TEXT.search(said) for said in _texts(found)):
             raise json.JSONDecodeError("text has no NUL and no half of a surrogate pair", "", 0)
         return found
@@ -342,7 +364,7 @@ class _View(GraphQL[Context, None]):
 
     async def get_sub_response(self, request: Request | WebSocket) -> Response:
         response = await super().get_sub_response(request)
-        response.media_type = _media_type(request.headers.get("accept", ""))
+        response.media_type = _media_type(request.headers.get("accept", "")) or JSON_TYPE
         return response
 
     async def process_result(
@@ -396,22 +418,29 @@ def _codes(answer: Any) -> set[str]:
     return {error["extensions"]["code"] for error in answer.get("errors", ())}
 
 
-def _media_type(accept: str) -> str:
-    """Of the two media types the one that `accept` prefers; JSON where it names neither.
+def _media_type(accept: str) -> str | None:
+    """Of the two media types the one that `accept` prefers; None where it takes neither.
 
     >>> _media_type("application/graphql-response+json, application/json;q=0.9")
     'application/graphql-response+json'
-    >>> _media_type("*/*"), _media_type("application/graphql-response+json;q=0.1, */*")
+    >>> _media_type(""), _media_type("application/graphql-response+json;q=0.1, */*")
     ('application/json', 'application/json')
+    >>> _media_type("text/html"), _media_type("text/event-stream")
+    (None, 'application/json')
     """
+    if not accept.strip():
+        return JSON_TYPE
     weights: dict[str, float] = {}
     for part in accept.lower().split(","):
         name, *parameters = (word.strip() for word in part.split(";"))
         weight = next((p[2:] for p in parameters if p.startswith("q=")), "1")
         weights[name] = float(weight) if re.fullmatch(r"[01](\.\d{0,3})?", weight) else 0.0
-    plain = max(weights.get(name, 0.0) for name in (JSON_TYPE, "application/*", "*/*"))
+    taken = (JSON_TYPE, "application/*", "*/*", STREAM_TYPE)
+    plain = max(weights.get(name, 0.0) for name in taken)
     wanted = weights.get(GRAPHQL_TYPE, 0.0)
-    return GRAPHQL_TYPE if wanted and wanted >= plain else JSON_TYPE
+    if wanted and wanted >= plain:
+        return GRAPHQL_TYPE
+    return JSON_TYPE if plain else None
 
 
 async def _graphql_socket(socket: WebSocket) -> None:
@@ -422,6 +451,11 @@ async def _graphql(request: Request) -> Response:
     """Answer one GraphQL request: 401 without a good bearer."""
     accept = request.headers.get("accept", "")
     media_type = _media_type(accept)
+    if media_type is None:
+        words = f"an answer is {GRAPHQL_TYPE}, {JSON_TYPE} or {STREAM_TYPE}"
+        return _error(406, BAD_USER_INPUT, words)
+    if request.method == "GET" and not _is_plain(accept):
+        return _not_by_get(media_type)
     edge = _edge(request.app.state)
     if _is_plain(accept):
         edge.front.prefers(accept.encode("latin-1"), media_type)
@@ -442,7 +476,15 @@ async def _graphql(request: Request) -> Response:
     except HTTPException as error:
         unknown = isinstance(error, _UnknownDocument)
         code = DOCUMENT_NOT_FOUND if unknown else BAD_USER_INPUT
-        return _error(error.status_code, code, error.reason, media_type=media_type)
+        if isinstance(error.__cause__, InvalidOperationTypeError) and request.method == "GET":
+            return _not_by_get(media_type)
+        allowed = {"Allow": "GET, POST"} if error.status_code == 405 else None
+        return _error(error.status_code, code, error.reason, allowed, media_type=media_type)
+
+
+def _not_by_get(media_type: str) -> Response:
+    words = "what comes by GET is a query, answered at once"
+    return _error(405, BAD_USER_INPUT, words, {"Allow": "POST"}, media_type=media_type)
 
 
 class _Edge:
@@ -483,11 +525,36 @@ def _error(
     return JSONResponse(body, status, headers, media_type)
 
 
-async def _refused(_request: Request, error: Exception) -> Response:
+async def _refused(request: Request, error: Exception) -> Response:
     """There is no such path, or it is asked in another way."""
     assert isinstance(error, RouteError)
     code = "NOT_FOUND" if error.status_code == 404 else BAD_USER_INPUT
-    return _error(error.status_code, code, error.detail, error.headers)
+    return _refusal(request.url.path, error.status_code, code, error.detail, error.headers)
+
+
+def _refusal(
+    path: str,
+    status: int,
+    code: str,
+    message: str,
+    headers: Mapping[str, str] | None = None,
+    **more: str,
+) -> JSONResponse:
+    """A refusal in the words of what was asked: GraphQL's own, elsewhere a problem's."""
+    tell = _error if path == "/graphql" else _problem
+    return tell(status, code, message, headers, **more)
+
+
+def _problem(
+    status: int,
+    code: str,
+    detail: str,
+    headers: Mapping[str, str] | None = None,
+    **more: str,
+) -> JSONResponse:
+    title = HTTPStatus(status).phrase
+    body = {"type": "about:blank", "title": title, "status": status, "detail": detail}
+    return JSONResponse(body | {"code": code} | more, status, headers, PROBLEM_TYPE)
 
 
 async def _webhook(request: Request) -> Response:
@@ -497,7 +564,7 @@ async def _webhook(request: Request) -> Response:
         await services.webhooks.receive(await request.body(), signature)
     except InvalidWebhook as error:
         log.warning("webhook_refused", why=str(error))
-        return JSONResponse({"error": "not an event of the provider"}, 400)
+        return _problem(400, BAD_USER_INPUT, "this is not an event of the provider")
     return JSONResponse({"received": True})
 
 

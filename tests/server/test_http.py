@@ -34,10 +34,8 @@ def code_of(response: httpx.Response) -> str:
     return str(error["extensions"]["code"])
 
 
-async def test_what_is_not_served_is_said_in_json(api: Api) -> None:
+async def test_what_is_not_served_is_said_as_a_problem(api: Api) -> None:
     for method, path, status, code in (
-        ("GET", "/graphql", 405, "BAD_USER_INPUT"),
-        ("PUT", "/graphql", 405, "BAD_USER_INPUT"),
         ("GET", "/webhooks/stripe", 405, "BAD_USER_INPUT"),
         ("POST", "/healthz", 405, "BAD_USER_INPUT"),
         ("GET", "/nowhere", 404, "NOT_FOUND"),
@@ -45,9 +43,50 @@ async def test_what_is_not_served_is_said_in_json(api: Api) -> None:
     ):
         body = VIEWER if method == "POST" else None
         response = await api.client.request(method, path, content=body)
-        assert (response.status_code, code_of(response)) == (status, code), (method, path)
-        assert response.headers["content-type"] == JSON_TYPE
+        problem = response.json()
+        assert (response.status_code, problem["code"]) == (status, code), (method, path)
+        assert problem.keys() == {"type", "title", "status", "detail", "code"}
+        assert response.headers["content-type"] == "application/problem+json"
         assert ("allow" in response.headers) == (status == 405)
+
+
+async def test_queries_come_by_get_too_and_nothing_else_does(api: Api) -> None:
+    headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
+
+    async def get(accept: str = JSON_TYPE, **parameters: str) -> httpx.Response:
+        return await api.client.get(
+            "/graphql", params=parameters, headers=headers | {"Accept": accept}
+        )
+
+    check = "query ($id: ID!) { customer(id: $id) { id } }"
+    answer = await get(query=check, variables='{"id": "no-one"}', operationName="")
+    assert answer.json() == {"data": {"customer": None}}
+    unknown = await get(documentId="nothing")
+    assert (unknown.status_code, code_of(unknown)) == (400, "PERSISTED_DOCUMENT_NOT_FOUND")
+
+    create = 'mutation { createCustomer(input: {id: "x"}) { __typename } }'
+    for accept in (JSON_TYPE, GRAPHQL_TYPE, "text/event-stream"):
+        refused = await get(accept, query=create)
+        assert (refused.status_code, code_of(refused)) == (405, "BAD_USER_INPUT"), accept
+        assert refused.headers["allow"] == "POST"
+    for parameters in (
+        {},
+        {"query": check, "variables": "{"},
+        {"query": check, "variables": "[]"},
+        {"query": check, "variables": '{"id": "\\u0000"}'},
+        {"query": "{ viewer { role } } # \0"},
+    ):
+        response = await get(**parameters)
+        assert (response.status_code, code_of(response)) == (400, "BAD_USER_INPUT"), parameters
+    put = await api.client.put("/graphql", headers=headers)
+    assert (put.status_code, code_of(put)) == (405, "BAD_USER_INPUT")
+    assert set(put.headers["allow"].split(", ")) >= {"GET", "POST"}
+
+
+async def test_who_takes_no_answer_of_ours_gets_406(api: Api) -> None:
+    for accept in ("text/html", "application/xml, text/*", "application/json;q=0"):
+        response = await post(api, VIEWER, Accept=accept)
+        assert (response.status_code, code_of(response)) == (406, "BAD_USER_INPUT"), accept
 
 
 NO_REQUESTS = [
