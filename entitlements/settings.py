@@ -32,6 +32,14 @@ class Settings(BaseSettings):
         default=(),
         description="Comma-separated; the first signs, all verify. Unset: from the admin key",
     )
+    oidc_issuer: str = Field(default="", description="Whose bearer tokens make staff: an https URL")
+    oidc_audience: str = Field(default="", description="For whom those tokens are: this service")
+    oidc_roles_claim: str = Field(
+        default="roles", description="The claim that names roles; dots go into objects"
+    )
+    oidc_roles: Csv = Field(
+        default=(), description="Comma-separated VALUE=ROLE; the first that a token names counts"
+    )
     sandbox: bool = Field(
         default=False, description="The clock may be advanced, test payment methods are taken"
     )
@@ -53,7 +61,7 @@ class Settings(BaseSettings):
         default=False, description="Publishable keys and customer tokens send no others"
     )
 
-    @field_validator("signing_keys", "return_origins", mode="before")
+    @field_validator("signing_keys", "return_origins", "oidc_roles", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         if isinstance(value, str):

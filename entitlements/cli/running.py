@@ -17,6 +17,7 @@ from entitlements.server import demo as demos
 from entitlements.server.app import BODY_BYTES_AT_MOST
 from entitlements.server.migrations import migrate as run_migrations
 from entitlements.server.migrations import refuse_if_behind
+from entitlements.server.oidc import issuer_of
 from entitlements.services import opened_services
 from entitlements.settings import load_settings
 from entitlements.storage.engine import create_engine
@@ -68,7 +69,9 @@ def serve(
 ) -> None:
     """Serve the API. Settings come from ENTITLEMENTS_… variables."""
     with told():
-        load_settings().check()
+        settings = load_settings()
+        settings.check()
+        issuer_of(settings)
         asyncio.run(_can_start())
     uvicorn.run(
         "entitlements.server.app:app_from_environment",

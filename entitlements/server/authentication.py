@@ -1,4 +1,4 @@
-"""From a bearer to a principal: the admin key of the settings, an API key, a customer token.
+"""From a bearer to a principal: the settings' admin key, an API key, a customer token, OIDC.
 
 What was found good is remembered, 60 seconds at most, so that a request reads no database for it.
 A key that is revoked is dropped by the change feed; a token is compared with its customer's
@@ -18,6 +18,7 @@ from entitlements.kernel.clock import monotonic_seconds, wall_now
 from entitlements.kernel.errors import Unauthenticated, Unavailable
 from entitlements.kernel.lru import Lru
 from entitlements.server import keys
+from entitlements.server.oidc import issuer_of
 from entitlements.server.tables import KEY_CHANNEL, ApiKeyRow
 from entitlements.services import Services
 from entitlements.storage.engine import is_unreachable
@@ -61,6 +62,7 @@ class Authenticator:
         self._remembered: Lru[str, _Remembered] = Lru(REMEMBERED_AT_MOST)
         self._drops = 0
         self._patience = Patience()
+        self._issuer = issuer_of(services.settings)
         services.feed.subscribe(KEY_CHANNEL, self._refresh, drop=self._drop)
 
     async def authenticate(self, authorization: str | None) -> Identity:
@@ -137,7 +139,7 @@ class Authenticator:
 
     async def _find(self, bearer: str) -> Identity | None:
         if bearer.count(".") == 2:
-            return self._token(bearer)
+            return self._token(bearer) or await self._staff(bearer)
         if not bearer.startswith(keys.PREFIX):
             return None
         row = await keys.find(self._services.database, bearer)
@@ -159,6 +161,10 @@ class Authenticator:
         )
         expires_at = datetime.fromtimestamp(claims.expires_at, UTC)
         return Identity(principal=principal, expires_at=expires_at, generation=claims.generation)
+
+    async def _staff(self, bearer: str) -> Identity | None:
+        found = await self._issuer.principal(bearer) if self._issuer else None
+        return Identity(principal=found[0], expires_at=found[1]) if found else None
 
     async def _is_current(self, identity: Identity) -> bool:
         assert identity.principal.customer_id is not None
