@@ -241,6 +241,7 @@ class SandboxClock:
         """What policies move from now on, and what the provider has still to be told."""
         assert self._moving is not None
         assert self._alignment is not None
+        assert self._metering is not None
         while await self._moving.work():
             pass
         for subscription_id in await self._alignment.waiting():

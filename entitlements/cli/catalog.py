@@ -24,8 +24,7 @@ from entitlements.catalog.model import Catalog
 from entitlements.catalog.proposals import Policy, notes
 from entitlements.catalog.service import CatalogService
 from entitlements.catalog.tables import CatalogProposalRow
-from entitlements.cli import rows
-from entitlements.cli import migrations
+from entitlements.cli import migrations, rows
 from entitlements.cli.files import draft_of, list_mistakes, print_issue, source_of
 from entitlements.cli.impact import IMPACT_COLUMNS, impact_rows, print_impact
 from entitlements.cli.policies import POLICY_HELP, policy_of

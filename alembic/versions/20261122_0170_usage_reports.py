@@ -1,6 +1,6 @@
 """How far the payment provider has been told of the use that metered charges bill.
 
-Revision: 20261122_0110, after 20261122_0010
+Revision: 20261122_0170, after 20261122_0160
 """
 
 from collections.abc import Sequence
@@ -9,8 +9,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-revision: str = "20261122_0110"
-down_revision: str | Sequence[str] | None = "20261122_0010"
+revision: str = "20261122_0170"
+down_revision: str | Sequence[str] | None = "20261122_0160"
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 

@@ -1,6 +1,6 @@
 """A proposal's impact in money, as it was when it was decided.
 
-Revision: 20261122_0150, after 20261122_0120
+Revision: 20261122_0160, after 20261122_0150
 """
 
 from collections.abc import Sequence
@@ -9,8 +9,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-revision: str = "20261122_0150"
-down_revision: str | Sequence[str] | None = "20261122_0120"
+revision: str = "20261122_0160"
+down_revision: str | Sequence[str] | None = "20261122_0150"
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 
