@@ -13,7 +13,7 @@ from tests.faults.victim import run_victim
 from tests.faults.world import Prepared, opened, provider, until_answered
 
 SAMPLED = {"a first purchase": "sqlite", "an add-on": "postgresql"}
-POINTS_SAMPLED = 5
+POINTS_SAMPLED = 3
 
 
 @pytest.mark.parametrize(

@@ -146,6 +146,7 @@ async def test_nothing_is_sealed_twice(database: Database) -> None:
         assert not await seals.is_due(session)
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 async def test_the_commands_seal_verify_and_export(database_url: str, tmp_path: Path) -> None:
     database = Database(create_engine(database_url))
     await append(database)

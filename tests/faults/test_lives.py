@@ -699,7 +699,7 @@ def test_whatever_happens_the_books_balance(
     asyncio.run(prepare())
     monkeypatch.setattr(Lives, "prepared", Prepared(database_url, file, {}), raising=False)
     on_sqlite = database_url.startswith("sqlite")
-    few = 6 if on_sqlite else 2
+    few = 3 if on_sqlite else 1
     run_state_machine_as_test(
         Lives,
         settings=hypothesis.settings(

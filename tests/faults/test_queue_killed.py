@@ -8,8 +8,19 @@ import pytest
 from tests.events import events_of
 from tests.faults.test_kill import committed, killer, publish_example, serving
 
+MADE, SHAPED = "/v1/subscription_schedules", "/v1/subscription_schedules/sub_"
 
-@pytest.mark.parametrize("path", ["/v1/subscription_schedules", "/v1/subscription_schedules/sub_"])
+
+@pytest.mark.parametrize(
+    ("database_url", "path"),
+    [
+        ("sqlite", SHAPED),
+        ("postgresql", MADE),
+        pytest.param("sqlite", MADE, marks=pytest.mark.soak),
+        pytest.param("postgresql", SHAPED, marks=pytest.mark.soak),
+    ],
+    indirect=["database_url"],
+)
 async def test_killed_while_the_provider_is_told_what_waits(
     database_url: str, sandbox_url: str, path: str
 ) -> None:

@@ -48,10 +48,14 @@ class World:
     memo: dict[str, Any] = field(default_factory=dict)
 
     async def at_provider(self, path: str, **params: str) -> list[dict[str, Any]]:
-        answer = await self.provider.get(path, params={"limit": "100", **params})
-        body = answer.json()
-        assert not body["has_more"]
-        return list(body["data"])
+        found: list[dict[str, Any]] = []
+        asked = {"limit": "100", **params}
+        while True:
+            page = (await self.provider.get(path, params=asked)).json()
+            found += page["data"]
+            if not page["has_more"]:
+                return found
+            asked["starting_after"] = found[-1]["id"]
 
     async def fault(self, **what: Any) -> None:
         answer = await self.provider.post("/_sandbox/faults", json=what)
@@ -75,8 +79,8 @@ class World:
             )
 
     async def post_events(self, events: list[dict[str, Any]]) -> None:
-        for event in events:
-            assert await post(self.api, event) == 200
+        """All at once, as the provider does."""
+        assert set(await asyncio.gather(*(post(self.api, event) for event in events))) <= {200}
 
     async def drain_inbox(self) -> None:
         """Whatever was refused is tried again at once, until nothing is left."""
