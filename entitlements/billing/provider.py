@@ -8,7 +8,7 @@ later look tells whether the change arrived.
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import stripe
@@ -32,7 +32,7 @@ from entitlements.billing.sdk import (
     status_of,
     what_ends,
 )
-from entitlements.billing.transport import Transport
+from entitlements.billing.transport import Transport, is_replayed
 from entitlements.catalog.model import Catalog, ProrationMode
 from entitlements.kernel.clock import Clock
 from entitlements.kernel.errors import (
@@ -54,6 +54,11 @@ from entitlements.subscriptions.payments import (
 from entitlements.subscriptions.state import SubscriptionStatus
 
 log = structlog.get_logger()
+
+_Effect = TypeVar("_Effect")
+
+KEYS_AT_MOST = 3
+"""Of one step: the first, and one more for each 500 that the provider has kept under a key."""
 
 _BEHAVIOR = {
     ProrationMode.INVOICE_NOW: "always_invoice",
@@ -172,21 +177,62 @@ class StripeProvider:
         }
         if order.trial_ends_at is not None:
             params |= _trial(order.trial_ends_at, expires=order.trial_expires)
-        created = await self._client.v1.subscriptions.create_async(
-            params,  # type: ignore[arg-type]
-            {"idempotency_key": f"{change_id}:create"},
-        )
-        return await self._pay_first_invoice(change_id, created.id)
+
+        async def create(key: str) -> str:
+            created = await self._client.v1.subscriptions.create_async(
+                params,  # type: ignore[arg-type]
+                {"idempotency_key": key},
+            )
+            return created.id
+
+        async def created() -> str | None:
+            found = await self._subscription_of(change_id, order)
+            return found.id if found else None
+
+        subscription_id = await self._once(f"{change_id}:create", create, created)
+        return await self._pay_first_invoice(change_id, subscription_id)
+
+    async def _once(
+        self,
+        key: str,
+        send: Callable[[str], Awaitable[_Effect]],
+        effect: Callable[[], Awaitable[_Effect | None]],
+    ) -> _Effect:
+        """Send what must happen once, under a key.
+
+        Stripe keeps a 500 under its key for a day, too: then `effect` reads what came of it, and
+        only where that is nothing it is sent under the next key.
+        """
+        number = 1
+        while True:
+            try:
+                return await send(key if number == 1 else f"{key}:{number}")
+            except stripe.APIError as error:
+                if not is_replayed(error.headers):
+                    raise
+                log.warning("stripe_kept_an_error", key=key, number=number)
+                if (there := await effect()) is not None:
+                    return there
+                if number == KEYS_AT_MOST:
+                    raise
+            number += 1
 
     async def _pay_first_invoice(self, change_id: str, subscription_id: str) -> Outcome:
         subscription = await self._there.need_subscription(subscription_id)
-        if subscription.status is SubscriptionStatus.INCOMPLETE and subscription.latest_invoice_id:
-            try:
-                await self._client.v1.invoices.pay_async(
-                    subscription.latest_invoice_id,
-                    {"off_session": False},
-                    {"idempotency_key": f"{change_id}:pay"},
+        invoice_id = subscription.latest_invoice_id
+        if subscription.status is SubscriptionStatus.INCOMPLETE and invoice_id:
+
+            async def pay(key: str) -> stripe.Invoice:
+                return await self._client.v1.invoices.pay_async(
+                    invoice_id, {"off_session": False}, {"idempotency_key": key}
                 )
+
+            async def paid() -> stripe.Invoice | None:
+                found = await self._client.v1.invoices.retrieve_async(invoice_id)
+                return found if found.status == "paid" else None
+
+            try:
+                await self._once(f"{change_id}:pay", pay, paid)
             except stripe.CardError:
                 return await self._unpaid(change_id, subscription)
             subscription = await self._there.need_subscription(subscription_id)
@@ -208,12 +254,22 @@ class StripeProvider:
             params["trial_end"] = "now"
         elif order.new_period:
             params["billing_cycle_anchor"] = {"type": "now"}
-        try:
-            updated = await self._client.v1.subscriptions.update_async(
+
+        async def update(key: str) -> stripe.Subscription:
+            return await self._client.v1.subscriptions.update_async(
                 subscription_id,
                 params,  # type: ignore[arg-type]
-                {"idempotency_key": f"{change_id}:update"},
+                {"idempotency_key": key},
             )
+
+        async def changed() -> stripe.Subscription | None:
+            found = await self._client.v1.subscriptions.retrieve_async(subscription_id)
+            pending = found.pending_update
+            carried = [metadata_of(s.metadata).get("change") for s in (found, pending) if s]
+            return found if change_id in carried else None
+
+        try:
+            updated = await self._once(f"{change_id}:update", update, changed)
         except stripe.CardError as error:  # error_if_incomplete: nothing has changed
             declined = decline_of(error)
             return Outcome(

@@ -79,6 +79,11 @@ class Transport(stripe.HTTPXClient):
         return max(grown, float(asked)) if asked.isdigit() else grown
 
 
+def is_replayed(headers: Mapping[str, str] | None) -> bool:
+    """Whether an answer is the one that was kept under the key, and nothing was done now."""
+    return (headers or {}).get("Idempotent-Replayed") == "true"
+
+
 def retried_for(answer: Answer | None) -> str | None:
     """Why an answer (None: there was none) is asked for again; None: it stands.
 
@@ -87,12 +92,18 @@ def retried_for(answer: Answer | None) -> str | None:
     >>> retried_for((b"", 503, {"Stripe-Should-Retry": "false"})), retried_for((b"", 402, {}))
     (None, None)
 
+    What is only repeated stays as it is:
+
+    >>> retried_for((b"", 500, {"Idempotent-Replayed": "true"}))
+
     The provider's advice counts, but for 429: that the SDK should not retry it says nothing of us,
     who wait.
     """
     if answer is None:
         return "connection"
     _, status, headers = answer
+    if is_replayed(headers):
+        return None
     if status == 429:
         return "rate_limit"
     advice = headers.get("Stripe-Should-Retry")

@@ -189,6 +189,8 @@ class _Exchange:
                 raise StripeError(429, "Too many requests.", code="rate_limit")
             elif fault.kind == "error_before":
                 raise _api_error("The sandbox was asked to fail before the effect.")
+            elif fault.kind == "kept_error_before":
+                raise self._kept_error(route, digest)
             elif fault.kind == "cut_before":
                 return _Cut()
         response = self._transact(route, values, params, digest)
@@ -196,14 +198,27 @@ class _Exchange:
         for fault in faults:
             if fault.kind == "error_after":
                 raise _api_error("The sandbox was asked to fail after the effect.")
+            if fault.kind == "kept_error_after":
+                raise self._kept_error(route, digest)
             if fault.kind == "cut_after":
                 return _Cut()
         return response
 
+    def _kept_error(self, route: Route, digest: str) -> StripeError:
+        """As Stripe keeps the first answer to a key whatever it was, once it has begun with it."""
+        error = _api_error("The sandbox was asked to fail, and to keep it under the key.")
+        with self.engine.transaction() as tx:
+            body = encode(self._error_body(error))
+            self._remember(tx, self._endpoint(route), digest, error.status, body)
+        return error
+
+    def _endpoint(self, route: Route) -> str:
+        return f"{route.method} {self.request.url.path}"
+
     def _transact(
         self, route: Route, values: dict[str, str], params: Json, digest: str
     ) -> Response:
-        endpoint = f"{route.method} {self.request.url.path}"
+        endpoint = self._endpoint(route)
         try:
             with self.engine.transaction() as tx:
                 saved = tx.saved_answer(self.key) if self.key else None

@@ -14,6 +14,8 @@ Kind = Literal[
     "rate_limit",
     "error_before",
     "error_after",
+    "kept_error_before",
+    "kept_error_after",
     "cut_before",
     "cut_after",
     "webhook_drop",
@@ -29,7 +31,8 @@ class Fault(msgspec.Struct, forbid_unknown_fields=True):
     `method` and `path` (a prefix) choose API calls, `types` (names, or groups such as
     `invoice.*`) choose events; left out they choose all. `after` calls or events of these pass
     first. `seconds` is for latency and delay.
-    `error_before` fails without an effect, `error_after` and `cut_after` once it was stored.
+    `error_before` fails without an effect, `error_after` and `cut_after` once it was stored. The
+    `kept_` ones are kept under the idempotency key, too: it is answered so from then on.
     """
 
     kind: Kind

@@ -1,5 +1,6 @@
 """Limits of the provider, and keys that it has seen with other parameters."""
 
+import itertools
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from entitlements.subscriptions.payments import BillingCustomer
 from tests.api import Api
 from tests.faults.test_provider_faults import fault
 from tests.provider_traffic import Traffic
+from tests.reconciliation import reconciled_clean
 
 
 async def test_a_limit_that_lasts_is_said_and_changes_nothing(
@@ -61,3 +63,32 @@ async def test_a_key_that_was_used_for_another_request_is_told_and_not_a_fault_o
     await provider.put_customer("key", made.id, name="One", email=None)
     with pytest.raises(PaymentProviderUnavailable, match="knows another request"):
         await provider.put_customer("key", made.id, name="Two", email=None)
+
+
+CREATED, CHANGED, PAID = "/v1/subscriptions", "/v1/subscriptions/sub_", "/v1/invoices/in_"
+
+
+@pytest.mark.parametrize(
+    ("database_url", "kind", "path"),
+    [
+        (("sqlite", "postgresql")[n % 2], kind, path)
+        for n, (path, kind) in enumerate(
+            itertools.product((CREATED, CHANGED, PAID), ("kept_error_before", "kept_error_after"))
+        )
+    ],
+    indirect=["database_url"],
+)
+async def test_an_error_that_the_provider_keeps_under_a_key_holds_nobody_up(
+    api: Api, services: Services, sandbox_url: str, example: Any, kind: str, path: str
+) -> None:
+    await api.create_customer("acme")
+    starting = {"customerId": "acme", "planId": "starter"}
+    if path == CHANGED:
+        await api.change("start", **starting)
+        starting = {"customerId": "acme", "planId": "professional"}
+    await fault(sandbox_url, kind=kind, method="POST", path=path)
+    answer = await api.change("disturbed", **starting)
+    assert answer["__typename"] == "ChangeCommitted", answer
+    invoices = (await api.customer("acme"))["invoices"]["nodes"]
+    assert [invoice["status"] for invoice in invoices] == ["paid"] * (2 if path == CHANGED else 1)
+    await reconciled_clean(services)
