@@ -69,6 +69,12 @@ class Count(msgspec.Struct, frozen=True, kw_only=True):
     quantity: int
     billed: Period | None = None
 
+    def is_of(self, at: datetime) -> bool:
+        """Whether what happens at an instant is counted by the same counters."""
+        window, end = self.window, self.window.bucket_end
+        within = window.bucket_start <= at and (end is None or at < end)
+        return within and (self.billed is None or at in self.billed)
+
     @property
     def _billed_row(self) -> dict[str, object] | None:
         if self.billed is None:

@@ -4,7 +4,7 @@ What is in the counters is read by checks (`used`) and by the change engine (`us
 """
 
 import hashlib
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from typing import NamedTuple
 
@@ -280,18 +280,8 @@ class UsageService:
         dated = [msgspec.structs.replace(e, at=e.at or now) for _, e in first.values()]
         async with self._database.write() as session:
             new = await counters.take(session, dated)
-            steps = [
-                self._step(
-                    catalog,
-                    states[event.customer_id],
-                    catalog.features[event.feature_id],
-                    event.quantity,
-                    event.at or now,
-                )
-                for event in dated
-                if event.key in new
-            ]
-            await counters.add(session, steps)
+            fresh = [event for event in dated if event.key in new]
+            await counters.add(session, self._steps(catalog, states, fresh, now))
             known = await counters.taken(session, [key for key in first if key not in new])
         repeated += [found for key, found in first.items() if key not in new]
         others = [
@@ -300,6 +290,24 @@ class UsageService:
             if not _same(event, known.get(event.key) or first[event.key][1])
         ]
         return Recorded(len(new), len(repeated) - len(others), (*rejected, *others))
+
+    def _steps(
+        self,
+        catalog: Catalog,
+        states: Mapping[str, CustomerState],
+        events: Iterable[Event],
+        now: datetime,
+    ) -> Iterator[Count]:
+        """A step for each event. Most of a customer's fall into the window of the one before."""
+        last: dict[tuple[str, str], Count] = {}
+        for event in events:
+            at = event.at or now
+            step = last.get((event.customer_id, event.feature_id))
+            if step is None or not step.is_of(at):
+                feature = catalog.features[event.feature_id]
+                step = self._step(catalog, states[event.customer_id], feature, event.quantity, at)
+                last[event.customer_id, event.feature_id] = step
+            yield msgspec.structs.replace(step, at=at, quantity=event.quantity)
 
     # ── reading ──────────────────────────────────────────────────────────────
 

@@ -30,7 +30,9 @@ def add_months(anchor: datetime, months: int) -> datetime:
     """
     index = anchor.year * 12 + anchor.month - 1 + months
     year, month = divmod(index, 12)
-    day = min(anchor.day, calendar.monthrange(year, month + 1)[1])
+    day = anchor.day
+    if day > 28:  # which every month has
+        day = min(day, calendar.monthrange(year, month + 1)[1])
     return anchor.replace(year=year, month=month + 1, day=day)
 
 
