@@ -36,6 +36,7 @@ def upgrade() -> None:
         sa.Column("counters", JSON_DATA, nullable=False),
         sa.Column("counts_from", INSTANT, nullable=False),
         sa.Column("packages", sa.Integer(), nullable=False),
+        sa.Column("price_factor", sa.String(length=40), nullable=False),
         sa.Column("status", sa.String(length=8), nullable=False),
         sa.Column("billable", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("reported", sa.BigInteger(), server_default="0", nullable=False),

@@ -268,6 +268,7 @@ class Metering:
                     counters=[start.isoformat() for start in starts],
                     counts_from=counts_from,
                     packages=item.quantity,
+                    price_factor=item.price_factor,
                     status=Status.OPEN.value,
                     due_at=min(at + REPORT_EVERY, window.end),
                     leased_until=NEVER,
@@ -278,7 +279,13 @@ class Metering:
                         index_elements=REPORTED_ONCE,
                         set_={
                             name: begun.excluded[name]
-                            for name in ("status", "counts_from", "packages", "due_at")
+                            for name in (
+                                "status",
+                                "counts_from",
+                                "packages",
+                                "price_factor",
+                                "due_at",
+                            )
                         },
                         where=given_up_before & (UsageReportRow.window_end > at),
                     )
@@ -611,7 +618,9 @@ class Metering:
         charge, billed = _charge(catalog, row), row.reported + row.late
         price = charge.price(subscription.currency, Interval(row.interval))
         assert price is not None
-        amount_minor = late_amount_minor(charge, price, billed, billed + row.late_pending)
+        amount_minor = late_amount_minor(
+            charge, price, billed, billed + row.late_pending, row.price_factor
+        )
         if amount_minor:
             feature = catalog.feature(row.feature_id)
             async with provider_errors():

@@ -395,7 +395,8 @@ class StripeProvider:
                 items.append({"id": item.id, "deleted": True})
                 continue
             name = name_held(catalog, slot, order.currency, order.interval)
-            if (name.version, name.interval) != (item.version, item.interval):
+            there = item.version, item.price_factor, item.interval
+            if (name.version, name.factor, name.interval) != there:
                 price = await self.prices.ensure(catalog, [slot], order.currency, order.interval)
                 items.append({"id": item.id, "price": price[slot]})
         return items

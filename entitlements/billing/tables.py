@@ -1,6 +1,7 @@
 """What is stored of the provider: where our prices are there, and what it told us."""
 
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import (
@@ -14,7 +15,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-from entitlements.storage.base import Base, CustomerKey, Id, Instant, Json, Key
+from entitlements.storage.base import Base, CustomerKey, Exact, Id, Instant, Json, Key
 
 
 class ProviderPriceRow(Base):
@@ -82,6 +83,7 @@ class UsageReportRow(Base):
     counters: Mapped[Any] = mapped_column(Json)  # the starts of the counters in the window
     counts_from: Mapped[datetime] = mapped_column(Instant)  # where the provider begins to count
     packages: Mapped[int]  # held with the charge
+    price_factor: Mapped[Decimal] = mapped_column(Exact)
     status: Mapped[str] = mapped_column(String(8))  # open | closed | done
     billable: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
     reported: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")

@@ -60,10 +60,11 @@ def amount_minor(charge: Charge, price: Price, quantity: int, packages: int = 1)
     return round_half_away(amount(charge, price, quantity, packages))
 
 
-def late_amount_minor(charge: Charge, price: Price, billed: int, units: int) -> int:
-    """What an invoice for all `units` of use to be paid for says more than one for those `billed`.
-
-    Negative where more units are cheaper altogether (volume).
+def late_amount_minor(
+    charge: Charge, price: Price, billed: int, units: int, factor: Decimal = Decimal(1)
+) -> int:
+    """What an invoice for all `units` of use to be paid for says more than one for those `billed`,
+    where every amount counts times `factor`. Negative where more are cheaper altogether (volume).
 
     >>> from entitlements.catalog.model import BillingTime
     >>> blocks = Charge(id="c", name="C", model=PricingModel.PACKAGE, package_size=1000,
@@ -73,7 +74,9 @@ def late_amount_minor(charge: Charge, price: Price, billed: int, units: int) -> 
     (0, 150)
     """
     rest = msgspec.structs.replace(charge, included=0)
-    return amount_minor(rest, price, units) - amount_minor(rest, price, billed)
+    both = (amount(rest, price, n) * Fraction(factor) for n in (units, billed))
+    whole, part = map(round_half_away, both)
+    return whole - part
 
 
 def explain(charge: Charge, price: Price, quantity: int, packages: int = 1) -> str:
