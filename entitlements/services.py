@@ -15,6 +15,7 @@ from entitlements.access.counting import UsageService
 from entitlements.access.offering import Offering
 from entitlements.access.overrides import OverrideService
 from entitlements.access.service import Access
+from entitlements.access.signals import Signals
 from entitlements.access.snapshots import Snapshots
 from entitlements.access.streams import Streams
 from entitlements.audit import ledger
@@ -99,6 +100,7 @@ class Services:
     access: Access
     usage: UsageService
     metering: Metering
+    signals: Signals
     snapshots: Snapshots
     streams: Streams
     offering: Offering
@@ -107,6 +109,7 @@ class Services:
 
     async def close(self) -> None:
         await self.deliveries.close()
+        await self.signals.close()
         self.streams.close()
         await self.feed.close()
         await self.payments.close()
@@ -334,7 +337,10 @@ async def build_services(settings: Settings, *, clock: SettableClock | None = No
     snapshots = Snapshots(
         database, catalog, service_clock, feed, at_most=settings.snapshots_at_most
     )
-    usage = UsageService(database, catalog.current, service_clock, customers, snapshots.get)
+    signals = Signals(database, service_clock)
+    usage = UsageService(
+        database, catalog.current, service_clock, customers, snapshots.get, signals
+    )
     metering = Metering(database, catalog.current, service_clock, payments.meters, usage)
     quoting = Quoting(
         database,
@@ -425,7 +431,8 @@ async def build_services(settings: Settings, *, clock: SettableClock | None = No
         metering=metering,
         notices=Notices(database, service_clock, signer, sender),
         deliveries=Deliveries(database, signer, sender),
-        access=Access(catalog.current, service_clock, snapshots, usage.used),
+        access=Access(catalog.current, service_clock, snapshots, usage.used, signals.heard),
+        signals=signals,
         snapshots=snapshots,
         streams=Streams(snapshots, service_clock),
         offering=Offering(database, service_clock, snapshots, usage.used, quoting),

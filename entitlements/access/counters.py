@@ -2,7 +2,7 @@
 at the same time can come between the look and the step.
 
 Whoever writes several rows takes them in one order, so that no two wait for each other: events,
-counters by their key, those that only bill by theirs, days, the idempotency key last.
+counters by their key, days by theirs, counters that only bill by theirs, the idempotency key last.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,7 +24,13 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from entitlements.access.tables import UsageCounterRow, UsageDayRow, UsageEventRow, UsageKeyRow
+from entitlements.access.tables import (
+    DenialRow,
+    UsageCounterRow,
+    UsageDayRow,
+    UsageEventRow,
+    UsageKeyRow,
+)
 from entitlements.access.usage import Window
 from entitlements.kernel.period import Period
 
@@ -51,6 +57,7 @@ _COUNTER: Any = UsageCounterRow.__table__
 _DAY: Any = UsageDayRow.__table__
 _KEY: Any = UsageKeyRow.__table__
 _EVENT: Any = UsageEventRow.__table__
+_DENIAL: Any = DenialRow.__table__
 _COUNTER_KEY = ("customer_id", "window_start", "feature_id")
 _DAY_KEY = ("customer_id", "feature_id", "day")
 
@@ -76,9 +83,8 @@ class Count(msgspec.Struct, frozen=True, kw_only=True):
         return within and (self.billed is None or at in self.billed)
 
     @property
-    def _billed_row(self) -> dict[str, object] | None:
-        if self.billed is None:
-            return None
+    def billed_row(self) -> dict[str, Any]:
+        assert self.billed is not None
         return self._row | {
             "window_start": self.billed.start + BILLED_APART,
             "expires_at": self.billed.end + COUNTERS_KEPT,
@@ -171,9 +177,8 @@ async def count(session: AsyncSession, step: Count, bound: int) -> int | None:
     statements = _statements(session)
     used: int | None = await session.scalar(statements.count, {**step._row, "bound": bound})
     if used is not None:
-        if (billed := step._billed_row) is not None:
-            await session.execute(statements.add, billed)
         await session.execute(statements.add_day, step._day)
+        await bill(session, [step])
     return used
 
 
@@ -236,27 +241,32 @@ async def taken(
 async def add(session: AsyncSession, steps: Iterable[Count]) -> None:
     """Add to counters and days, whatever their limits: it has happened."""
     counters: dict[tuple[object, ...], dict[str, Any]] = {}
-    billed: dict[tuple[object, ...], dict[str, Any]] = {}
     days: dict[tuple[object, ...], dict[str, Any]] = {}
+    steps = list(steps)
     for step in steps:
         for sums, row, key, name in (
             (counters, step._row, _COUNTER_KEY, "used"),
-            (billed, step._billed_row, _COUNTER_KEY, "used"),
             (days, step._day, _DAY_KEY, "quantity"),
         ):
-            if row is None:
-                continue
             seen = sums.setdefault(tuple(row[k] for k in key), row)
             if seen is not row:
                 seen[name] += row[name]
     statements = _statements(session)
-    for statement, sums in (
-        (statements.add, counters),
-        (statements.add, billed),
-        (statements.add_day, days),
-    ):
+    for statement, sums in ((statements.add, counters), (statements.add_day, days)):
         if sums:
             await session.execute(statement, [sums[key] for key in sorted(sums)])
+    await bill(session, steps)
+
+
+async def bill(session: AsyncSession, steps: Iterable[Count]) -> None:
+    """Add what was counted to the counters that only bill it, after all others."""
+    sums: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in (step.billed_row for step in steps if step.billed is not None):
+        seen = sums.setdefault(tuple(row[name] for name in _COUNTER_KEY), row)
+        if seen is not row:
+            seen["used"] += row["used"]
+    if sums:
+        await session.execute(_statements(session).add, [sums[key] for key in sorted(sums)])
 
 
 # ── reading ──────────────────────────────────────────────────────────────────
@@ -354,6 +364,7 @@ def _due(at: datetime) -> Iterable[tuple[Any, tuple[str, ...], ColumnElement[boo
     yield _EVENT, ("customer_id", "id"), _EVENT.c.at < at - EVENTS_KEPT
     yield _COUNTER, _COUNTER_KEY, _COUNTER.c.expires_at < at
     yield _DAY, _DAY_KEY, _DAY.c.day < (at - DAYS_KEPT).date()
+    yield _DENIAL, (*_DAY_KEY, "reason"), _DENIAL.c.day < (at - DAYS_KEPT).date()
 
 
 async def is_anything_due(session: AsyncSession, at: datetime) -> bool:

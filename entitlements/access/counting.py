@@ -9,6 +9,7 @@ from datetime import date, datetime, timedelta
 from typing import NamedTuple
 
 import msgspec
+from prometheus_client import Counter
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from entitlements.access import counters
@@ -21,6 +22,7 @@ from entitlements.access.counters import (
     Event,
 )
 from entitlements.access.service import Answer, Check
+from entitlements.access.signals import Signals
 from entitlements.access.snapshots import Known
 from entitlements.access.usage import (
     COUNT_AT_MOST,
@@ -63,6 +65,16 @@ EVENTS_EARLY_AT_MOST = timedelta(minutes=5)
 """Clocks differ by so much; an event from further ahead is a mistake."""
 
 HISTORY_DAYS_AT_MOST = 366
+
+
+COUNTED = Counter(
+    "entitlements_usage_counted_total",
+    "Uses of consume and setLevel, by what became of them.",
+    ["mutation", "outcome"],
+)
+EVENTS = Counter(
+    "entitlements_usage_events_total", "Events of use, by what became of them.", ["outcome"]
+)
 
 
 class Consumed(msgspec.Struct, frozen=True):
@@ -155,12 +167,14 @@ class UsageService:
         clock: Clock,
         customers: CustomerService,
         known: Callable[[str], Awaitable[Known]],
+        signals: Signals,
     ) -> None:
         self._database = database
         self._catalog = catalog
         self._clock = clock
         self._customers = customers
         self._known = known
+        self._signals = signals
         self._of_catalog = _KnownOf(Catalog.EMPTY, {}, frozenset())
 
     # ── one at a time ────────────────────────────────────────────────────────
@@ -191,7 +205,9 @@ class UsageService:
         _check_kind(feature, mutation)
         check = Check(feature_id, max(quantity, 1))
         if state is None or grants is None:
-            return Consumed(Answer(check, decide(None, feature), feature, 0, catalog), False)
+            answer = Answer(check, decide(None, feature), feature, 0, catalog)
+            self._told(mutation, customer_id, answer, "denied")
+            return Consumed(answer, False)
         at = self._clock.now()
         request = _Request(
             customer_id=customer_id,
@@ -205,7 +221,16 @@ class UsageService:
             bound=-1 if feature is None else bound_of(grants, feature.id),
             answer=_answering(catalog, grants, feature, mutation, quantity, check, state.revision),
         )
-        return await self._settle(request)
+        consumed = await self._settle(request)
+        outcome = "counted" if consumed.answer.decision.allowed else "denied"
+        outcome = "repeated" if consumed.duplicate else outcome
+        self._told(mutation, customer_id, consumed.answer, outcome)
+        return consumed
+
+    def _told(self, mutation: str, customer_id: str, answer: Answer, outcome: str) -> None:
+        COUNTED.labels(mutation, outcome).inc()
+        if outcome == "denied":
+            self._signals.heard(customer_id, [answer])
 
     async def _settle(self, request: _Request) -> Consumed:
         """Count, answer and remember the answer in one transaction: all of it or nothing."""
@@ -289,7 +314,11 @@ class UsageService:
             for index, event in sorted(repeated, key=lambda found: found[0])
             if not _same(event, known.get(event.key) or first[event.key][1])
         ]
-        return Recorded(len(new), len(repeated) - len(others), (*rejected, *others))
+        recorded = Recorded(len(new), len(repeated) - len(others), (*rejected, *others))
+        EVENTS.labels("accepted").inc(recorded.accepted)
+        EVENTS.labels("duplicate").inc(recorded.duplicates)
+        EVENTS.labels("rejected").inc(len(recorded.rejected))
+        return recorded
 
     def _steps(
         self,

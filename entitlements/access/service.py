@@ -55,11 +55,13 @@ class Access:
         clock: Clock,
         snapshots: Snapshots,
         used: UsedOf,
+        heard: Callable[[str, Iterable[Answer]], None],
     ) -> None:
         self._catalog = catalog
         self._clock = clock
         self._snapshots = snapshots
         self._used = used
+        self._heard = heard
 
     async def check(
         self, customer_id: str, checks: Sequence[Check], *, min_revision: int | None = None
@@ -76,10 +78,10 @@ class Access:
         if known is None:
             known = await self._snapshots.get(customer_id, min_revision=least)
         metered = _metered(known, checks)
-        if not metered:
-            return [_answer(known, check, NOT_USED) for check in checks]
-        used = await self._usage_of(known, metered)
-        return [_answer(known, check, used.get(check.feature_id, NOT_USED)) for check in checks]
+        used = await self._usage_of(known, metered) if metered else {}
+        answers = [_answer(known, check, used.get(check.feature_id, NOT_USED)) for check in checks]
+        self._heard(customer_id, answers)
+        return answers
 
     async def _usage_of(self, known: Known, metered: Sequence[Feature]) -> Mapping[str, Used]:
         """The counters of METERED features."""

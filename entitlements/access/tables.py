@@ -59,3 +59,16 @@ class UsageEventRow(Base):
     feature_id: Mapped[str] = mapped_column(Key)
     quantity: Mapped[int] = mapped_column(BigInteger)
     at: Mapped[datetime] = mapped_column(Instant, index=True)
+
+
+class DenialRow(Base):
+    """How often a customer was denied a feature on a UTC day, and why."""
+
+    __tablename__ = "denial"
+
+    customer_id: Mapped[str] = mapped_column(CustomerKey, primary_key=True)
+    feature_id: Mapped[str] = mapped_column(Key, primary_key=True)
+    day: Mapped[date] = mapped_column(Date, primary_key=True, index=True)
+    reason: Mapped[str] = mapped_column(String(32), primary_key=True)
+    count: Mapped[int] = mapped_column(BigInteger)
+    last_at: Mapped[datetime] = mapped_column(Instant)

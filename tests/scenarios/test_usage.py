@@ -6,7 +6,9 @@ import sys
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
+from entitlements.access.tables import DenialRow
 from entitlements.services import Services
 from entitlements.worker import work_once
 from tests.api import Api
@@ -386,6 +388,27 @@ async def test_a_level_first_charged_is_bought_as_it_is_in_use(small: Api) -> No
     await small.set_level("seats", 2, "c", customerId="ant")
     [held] = (await small.customer("ant"))["subscriptions"]
     assert held["quantities"] == [seats | {"quantity": "2"}]  # what is bought never follows use
+
+
+async def test_what_is_denied_is_counted_by_day_and_reason_and_who_is_not_there_is_not(
+    small: Api, services: Services
+) -> None:
+    for key in ("a", "b"):
+        await small.consume("calls", key, customerId="ant", quantity=11)
+    await small.consume("calls", "b", customerId="ant", quantity=11)  # the same one again
+    await small.access("ant", "exports")
+    await small.access("ant", "nothing")
+    await small.access("nobody", "calls")
+    await small.access("ant", "calls")
+    await services.signals.flush()
+    await small.access("ant", "exports")
+    await services.signals.flush()
+    async with services.database.read() as session:
+        found = (await session.scalars(select(DenialRow).order_by(DenialRow.feature_id))).all()
+    assert [(row.customer_id, row.feature_id, row.reason, row.count) for row in found] == [
+        ("ant", "calls", "limit_exceeded", 2), ("ant", "exports", "not_entitled", 2),
+    ]  # fmt: skip
+    assert {str(row.day) for row in found} == {"2026-03-01"}
 
 
 async def test_two_processes_never_count_past_the_limit_and_agree_on_every_key(

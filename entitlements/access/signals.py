@@ -1,0 +1,119 @@
+"""What customers were denied: counted by day, for whoever looks for what they may need next.
+
+A denial costs the request that hears it one step of a counter in memory. Every few seconds what was
+counted is added to the database; a process that is killed loses so much of it. Only features and
+customers that are there count, and so many different ones at a time: more are counted as dropped.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Iterable
+from datetime import datetime
+
+import structlog
+from prometheus_client import Counter
+from sqlalchemy.dialects import postgresql, sqlite
+
+from entitlements.access.service import Answer
+from entitlements.access.tables import DenialRow
+from entitlements.grants.decide import DenialReason
+from entitlements.kernel.clock import Clock
+from entitlements.storage.engine import is_unreachable
+from entitlements.storage.unit_of_work import Database
+
+log = structlog.get_logger()
+
+FLUSH_SECONDS = 5
+KEPT_AT_ONCE = 10_000
+"""How many customers and features a process counts for at a time."""
+
+DENIALS = Counter("entitlements_denials_total", "Denials, by reason.", ["reason"])
+DROPPED = Counter(
+    "entitlements_denials_dropped_total", "Denials that were not recorded: there were too many."
+)
+
+Key = tuple[str, str, str]
+"""A customer, a feature, a reason."""
+
+
+class Signals:
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+        self._counted: dict[Key, int] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def heard(self, customer_id: str, answers: Iterable[Answer]) -> None:
+        """Count the denials among some answers about one customer."""
+        for answer in answers:
+            if answer.decision.reason is not None:
+                self.denied(customer_id, answer.check.feature_id, answer.decision.reason)
+
+    def denied(self, customer_id: str, feature_id: str, reason: DenialReason) -> None:
+        """Count one denial."""
+        DENIALS.labels(reason.value).inc()
+        if reason in (DenialReason.CUSTOMER_NOT_FOUND, DenialReason.FEATURE_NOT_FOUND):
+            return
+        key = customer_id, feature_id, reason.value
+        counted = self._counted.get(key, 0)
+        if not counted and len(self._counted) >= KEPT_AT_ONCE:
+            DROPPED.inc()
+            return
+        self._counted[key] = counted + 1
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._work(), name="signals")
+
+    async def _work(self) -> None:
+        """Runs for as long as there is something to write."""
+        try:
+            while self._counted:
+                await asyncio.sleep(FLUSH_SECONDS)
+                await self.flush()
+        finally:
+            self._task = None
+
+    async def flush(self) -> None:
+        """Add what was counted to the database. If that is away, it is kept for the next time."""
+        counted, self._counted = self._counted, {}
+        if not counted:
+            return
+        try:
+            await self._add(counted, self._clock.now())
+        except Exception as error:
+            for key, count in counted.items():
+                self._counted[key] = self._counted.get(key, 0) + count
+            if not is_unreachable(error):
+                log.exception("denials_not_recorded")
+
+    async def _add(self, counted: dict[Key, int], at: datetime) -> None:
+        insert = postgresql.insert if self._database.is_postgresql else sqlite.insert
+        adding = insert(DenialRow)
+        rows = [
+            {
+                "customer_id": customer_id,
+                "feature_id": feature_id,
+                "day": at.date(),
+                "reason": reason,
+                "count": count,
+                "last_at": at,
+            }
+            for (customer_id, feature_id, reason), count in sorted(counted.items())
+        ]
+        async with self._database.write() as session:
+            await session.execute(
+                adding.on_conflict_do_update(
+                    index_elements=["customer_id", "feature_id", "day", "reason"],
+                    set_={
+                        "count": DenialRow.count + adding.excluded["count"],
+                        "last_at": adding.excluded.last_at,
+                    },
+                ),
+                rows,
+            )
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        await self.flush()
