@@ -353,6 +353,10 @@ async def test_while_the_database_is_away_what_is_known_goes_on_answering_and_sa
             assert expected == sure["accessMany"]
         unknown = '{ access(customerId: "bee", featureId: "sso") { allowed } }'
         assert await service.refused(unknown) == "UNAVAILABLE"
+        for counting in ('consume(featureId: "api-calls"', 'setLevel(featureId: "seats", level: 1'):
+            asked = f"""mutation {{ {counting}, customerId: "acme", idempotencyKey: "k") {{
+              __typename }} }}"""
+            assert await service.refused(asked) == "UNAVAILABLE"
         newer = '{ access(customerId: "acme", featureId: "sso", minRevision: 99) { allowed } }'
         assert await service.refused(newer) == "UNAVAILABLE"
         assert await token.refused("{ customer { name } }") == "UNAVAILABLE"

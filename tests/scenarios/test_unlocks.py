@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
+from entitlements.access.service import Check
+from entitlements.kernel.clock import SettableClock
 from entitlements.kernel.period import format_instant
-from entitlements.services import Services
+from entitlements.services import Services, opened_services
+from entitlements.settings import Settings
 from entitlements.subscriptions.orders import DIFFERENCES
 from tests.api import Api
 from tests.conftest import publish
@@ -39,7 +42,7 @@ async def start(api: Api, **change: Any) -> None:
 
 @pytest.mark.usefixtures("example")
 async def test_a_denial_says_what_to_buy_and_one_click_buys_it_at_that_price(
-    api: Api, services: Services, traffic: Traffic
+    api: Api, services: Services, settings: Settings, traffic: Traffic
 ) -> None:
     await start(api, planId="starter")
     await api.advance(format_instant(services.clock.now() + timedelta(days=10, seconds=7)))
@@ -61,6 +64,10 @@ async def test_a_denial_says_what_to_buy_and_one_click_buys_it_at_that_price(
     assert bought["__typename"] == "ChangeCommitted"
     assert bought["change"]["status"] == "APPLIED"
     assert (await portal.access(None, "dashboards", minRevision=bought["revision"]))["allowed"]
+    async with opened_services(settings, clock=SettableClock(services.clock.now())) as other:
+        checks = [Check("dashboards")]
+        [answer] = await other.access.check("acme", checks, min_revision=int(bought["revision"]))
+        assert answer.decision.allowed, "in another process, too"
     assert await portal.unlocks(None, "dashboards") == []
     paid = (await api.customer("acme"))["invoices"]["nodes"][0]
     assert paid["amountPaid"]["amountMinor"] == "13548"

@@ -11,6 +11,7 @@ from sqlalchemy import select
 from entitlements.access.tables import DenialRow
 from entitlements.services import Services
 from entitlements.worker import work_once
+from tests import recorders
 from tests.api import Api
 from tests.conftest import publish
 
@@ -434,6 +435,89 @@ async def test_two_processes_never_count_past_the_limit_and_agree_on_every_key(
     allowed_at = sorted(used for allowed, used, _ in one.values() if allowed)
     assert allowed_at == list(range(1, 11))
     assert (await small.access("ant", "calls"))["used"] == "10"
+
+
+async def test_a_killed_process_loses_no_event_that_it_acknowledged(
+    small: Api, services: Services, database_url: str
+) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.recorders", database_url, stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout
+    acknowledged = 0
+    while acknowledged < 20:
+        acknowledged = int(await process.stdout.readline())
+    process.kill()
+    rest = (await process.stdout.read()).split()
+    await process.wait()
+    acknowledged = int(rest[-1]) if rest else acknowledged
+    assert acknowledged < recorders.BATCHES, "it was killed while it was at it"
+
+    of_batch = recorders.BATCH * recorders.QUANTITY
+    counted = int((await small.access("ant", "jobs"))["used"])
+    assert counted >= acknowledged * of_batch
+    assert counted % of_batch == 0, "a batch counts as a whole, or not at all"
+    again = [await services.usage.record(recorders.batch(n)) for n in range(acknowledged + 4)]
+    assert sum(recorded.duplicates for recorded in again) == counted // recorders.QUANTITY
+    wanted = len(again) * of_batch
+    assert int((await small.access("ant", "jobs"))["used"]) == wanted
+
+
+@on_sqlite
+async def test_each_limit_begins_anew_at_its_own_boundary(api: Api, services: Services) -> None:
+    resets = ("hour", "day", "week", "month", "billing_period", "never")
+    document = _document()
+    document["features"] += [_meter(f"by-{reset}".replace("_", "-"), reset) for reset in resets]
+    ids = [f"by-{reset}".replace("_", "-") for reset in resets]
+    document["products"][0]["plans"][0]["entitlements"] |= {id: {"limit": 1} for id in ids}
+    await publish(services, document)
+    await api.create_customer("ant")
+    await api.advance("2026-03-04T10:30:00Z")  # a Wednesday
+    await api.change("start", customerId="ant", planId="small")
+    left = set(ids)
+    for at, begins_anew in (
+        ("2026-03-04T10:59:59Z", set()),
+        ("2026-03-04T11:00:00Z", {"by-hour"}),
+        ("2026-03-05T00:00:00Z", {"by-hour", "by-day"}),
+        ("2026-03-09T00:00:00Z", {"by-hour", "by-day", "by-week"}),
+        ("2026-04-01T00:00:00Z", {"by-hour", "by-day", "by-week", "by-month"}),
+        ("2026-04-04T10:30:00Z", {"by-hour", "by-day", "by-billing-period"}),
+        ("2027-04-04T10:30:00Z", {*ids} - {"by-never"}),
+    ):
+        for id in left:
+            counted = await api.consume(id, f"{at}-{id}-before", customerId="ant")
+            assert counted["decision"]["allowed"], (at, id)
+        await api.advance(at)
+        left = set()
+        for id in ids:
+            if (await api.access("ant", id))["allowed"]:
+                left.add(id)
+        assert left == begins_anew, at
+
+
+@on_sqlite
+async def test_who_cancels_falls_back_to_the_free_plan_and_goes_on_counting(
+    api: Api, services: Services
+) -> None:
+    document = _document()
+    free = {"id": "free", "name": "Free", "charges": [_flat("0.00")],
+            "entitlements": {"calls": {"limit": 5}, "sso": False}}  # fmt: skip
+    document["products"][0]["plans"].insert(0, free)
+    document["products"][0]["fallback_plan"] = "free"
+    await publish(services, document)
+    await api.create_customer("ant")
+    await api.change("start", customerId="ant", planId="small")
+    await api.consume("calls", "a", customerId="ant", quantity=9)
+    await api.cancel("end", customerId="ant", productId="app")
+    assert (await api.access("ant", "sso"))["allowed"]
+    await api.advance("2026-04-01T12:00:00Z")
+    lost = await api.access("ant", "sso")
+    assert (lost["allowed"], lost["reason"]) == (False, "NO_ACTIVE_SUBSCRIPTION")
+    kept = await api.access("ant", "calls", quantity=5)
+    [source] = kept["sources"]
+    assert (kept["allowed"], kept["used"], source["kind"]) == (True, "0", "FALLBACK")
+    counted = await api.consume("calls", "b", customerId="ant", quantity=5)
+    assert counted["decision"]["remaining"] == "0"
 
 
 @on_sqlite
