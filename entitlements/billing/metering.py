@@ -296,33 +296,42 @@ class Metering:
     async def _report(
         self, catalog: Catalog, ids: Sequence[str], *, before_change: bool = False
     ) -> None:
-        taken = await self._taken(ids)
+        taken = await self._taken(catalog, ids)
         while ids:
             sendings, again = await self._decide(catalog, ids, taken, before_change=before_change)
             outcomes = await self._send_all(sendings, taken)
             await self._acknowledge(ids, outcomes, before_change=before_change)
             ids = again
 
-    async def _taken(self, ids: Sequence[str]) -> set[str]:
-        """Of reports whose window is over, those whose use the provider still takes."""
+    async def _taken(self, catalog: Catalog, ids: Sequence[str]) -> set[str]:
+        """Of reports whose window is over, those whose use the provider still takes.
+
+        It is asked only where there is something to tell; nothing can always be told.
+        """
         now = self._clock.now()
         query = (
-            select(UsageReportRow.id, UsageReportRow.window_end, SubscriptionRow.provider_id)
+            select(UsageReportRow, SubscriptionRow.provider_id)
             .join(SubscriptionRow, SubscriptionRow.id == UsageReportRow.subscription_id)
             .where(
                 UsageReportRow.id.in_(ids),
                 UsageReportRow.status == Status.OPEN.value,
                 UsageReportRow.window_end <= now,
                 UsageReportRow.window_end >= now - TAKEN_FOR,
-                SubscriptionRow.provider_id.is_not(None),
             )
         )
         async with self._database.read() as session:
-            rows = (await session.execute(query)).all()
-        taken = set()
-        for id, window_end, provider_id in rows:
-            if provider_id and await self._takes(provider_id, window_end):
-                taken.add(id)
+            found = [(row, provider_id) for row, provider_id in await session.execute(query)]
+            used, elsewhere = await self._read(session, [row for row, _ in found])
+        taken, room = set(), asyncio.Semaphore(PARALLEL)
+
+        async def one(row: UsageReportRow, provider_id: str | None) -> None:
+            look = Look(at=now, used=used[row.id], elsewhere=elsewhere[row.id], packages=None)
+            tells = row.pending or next_step(_charge(catalog, row), _report_of(row), look).units
+            async with room:
+                if not tells or (provider_id and await self._takes(provider_id, row.window_end)):
+                    taken.add(row.id)
+
+        await asyncio.gather(*(one(row, provider_id) for row, provider_id in found))
         return taken
 
     async def _takes(self, subscription_provider_id: str, window_end: datetime) -> bool:
@@ -408,7 +417,7 @@ class Metering:
         if step.units:
             row.sequence += 1
             row.pending, row.pending_at, row.asked_at = step.units, step.told_at, wall_now()
-        if was_open and step.status is Status.CLOSED:
+        if was_open and row.window_end <= self._clock.now():
             await self._open(session, catalog, state, held, row.window_end, new=False)
         elif was_open and step.status is Status.DONE:  # another version, or another window
             await self._open(session, catalog, state, held, self._clock.now(), new=True)
