@@ -131,6 +131,7 @@ async def test_a_month_beyond_what_is_included_is_invoiced_by_started_blocks(
     await reconciled_clean(services)
 
 
+@on_sqlite
 async def test_late_use_counts_in_its_own_month_is_shown_and_is_invoiced_when_repaired(
     small: Api, services: Services, sandbox_url: str
 ) -> None:
