@@ -61,6 +61,31 @@ class Settings(BaseSettings):
         default=False, description="Publishable keys and customer tokens send no others"
     )
 
+    request_bytes_at_most: int = Field(
+        default=100_000, ge=1_000, description="How long the body of a GraphQL request may be"
+    )
+    document_tokens_at_most: int = Field(default=2_000, ge=1, description="Words of a document")
+    document_depth_at_most: int = Field(default=15, ge=1, description="Levels of a document")
+    document_aliases_at_most: int = Field(default=50, ge=0, description="Aliases in a document")
+    document_root_fields_at_most: int = Field(
+        default=20, ge=1, description="Root fields of a document"
+    )
+    document_objects_at_most: int = Field(
+        default=200_000, ge=1, description="Objects that a document may have us answer"
+    )
+    query_seconds_at_most: float = Field(
+        default=30.0, gt=0, description="How long a query may take before it is given up"
+    )
+    requests_per_second: float = Field(
+        default=0, ge=0, description="Of one key, in each process; 0: as many as there are"
+    )
+    public_requests_per_second: float = Field(
+        default=50, ge=0, description="Of one customer token, or of one address with one public key"
+    )
+    streams_at_most: int = Field(
+        default=1_000, ge=0, description="Subscriptions of one principal, in each process"
+    )
+
     @field_validator("signing_keys", "return_origins", "oidc_roles", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:

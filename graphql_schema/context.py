@@ -1,6 +1,6 @@
 """What every resolver is given: the principal, the services, and per-request loaders."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import cached_property
 
@@ -26,11 +26,16 @@ async def _for_good() -> float | None:
     return None
 
 
+def _always() -> None:
+    return None
+
+
 class Context:
     """One request's. `now` and `catalog` are fixed for it, so that all its fields agree.
 
     `still_good` asks whether the principal still is one: for a subscription, and for each root
-    field of a connection that is `lasting`.
+    field of a connection that is `lasting`. `admit` refuses one operation too many of such a
+    connection: others are counted before they come here.
     """
 
     def __init__(
@@ -41,6 +46,7 @@ class Context:
         *,
         documents: Documents | None = None,
         still_good: StillGood = _for_good,
+        admit: Callable[[], None] = _always,
         lasting: bool = False,
     ) -> None:
         self.services = services
@@ -48,6 +54,7 @@ class Context:
         self.request_id = request_id
         self.documents = documents
         self.still_good = still_good
+        self.admit = admit
         self.lasting = lasting
         self._catalog: Catalog | None = None
         self._denials: set[Denial] = set()
@@ -60,6 +67,7 @@ class Context:
             self.request_id,
             documents=self.documents,
             still_good=self.still_good,
+            admit=self.admit,
             lasting=self.lasting,
         )
 

@@ -20,6 +20,7 @@ from graphql import (
     GraphQLSyntaxError,
     InlineFragmentNode,
     OperationDefinitionNode,
+    OperationType,
     SelectionSetNode,
     parse,
     specified_rules,
@@ -27,8 +28,9 @@ from graphql import (
 from strawberry.extensions import SchemaExtension
 from strawberry.schema.schema import validate_document
 
-from entitlements.kernel.errors import Forbidden, ValidationFailed
+from entitlements.kernel.errors import Forbidden, RateLimited, ValidationFailed
 from entitlements.kernel.lru import Lru
+from graphql_schema.cost import objects
 from graphql_schema.errors import coded
 from graphql_schema.permissions import Principal, Role
 
@@ -36,10 +38,18 @@ REMEMBERED_AT_MOST: Final = 500
 CHARACTERS_REMEMBERED_AT_MOST: Final = 10_000
 """A longer document is prepared anew each time: a thousand times its text is held otherwise."""
 
-TOKENS_AT_MOST: Final = 2_000
-DEPTH_AT_MOST: Final = 15
-ALIASES_AT_MOST: Final = 50
-ROOT_FIELDS_AT_MOST: Final = 20
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What a document that is not trusted has at most; `objects` is its cost (`cost.py`)."""
+
+    tokens: int = 2_000
+    depth: int = 15
+    aliases: int = 50
+    root_fields: int = 20
+    objects: int = 200_000
+
+
+DEFAULT_LIMITS: Final = Limits()
 
 TOO_COMPLEX: Final = "QUERY_TOO_COMPLEX"
 NOT_TRUSTED: Final = frozenset({Role.PUBLISHABLE, Role.CUSTOMER})
@@ -72,12 +82,12 @@ class Documents:
         trusted: Mapping[str, str] | None = None,
         *,
         trusted_only: bool = False,
+        limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         self._schema = schema
+        self._limits = limits
         self._texts = dict(trusted or {})
-        self._trusted = {
-            text: prepare(schema, text, trusted=True) for text in set(self._texts.values())
-        }
+        self._trusted = {text: prepare(schema, text, None) for text in set(self._texts.values())}
         self._others: Lru[str, Prepared] = Lru(REMEMBERED_AT_MOST)
         self._trusted_only = trusted_only
 
@@ -88,10 +98,23 @@ class Documents:
     def prepared(self, text: str) -> Prepared:
         found = self._trusted.get(text) or self._others.get(text)
         if found is None:
-            found = prepare(self._schema, text)
+            found = prepare(self._schema, text, self._limits)
             if len(text) <= CHARACTERS_REMEMBERED_AT_MOST:
                 self._others[text] = found
         return found
+
+    def is_query(self, text: str, operation_name: str | None) -> bool:
+        """Whether an operation only reads; not where there is none of that name, or not one."""
+        ast = self.prepared(text).ast
+        found = [
+            definition.operation
+            for definition in (ast.definitions if ast else ())
+            if isinstance(definition, OperationDefinitionNode)
+            and (
+                not operation_name or (definition.name and definition.name.value) == operation_name
+            )
+        ]
+        return found == [OperationType.QUERY]
 
     def are_open_to(self, principal: Principal, document: Prepared) -> bool:
         return document.trusted or not self._trusted_only or principal.role not in NOT_TRUSTED
@@ -105,6 +128,10 @@ class Documents:
         ]
 
 
+def name_of(operation: OperationDefinitionNode) -> str | None:
+    return operation.name.value if operation.name else None
+
+
 def read_manifest(path: Path) -> dict[str, str]:
     """A JSON object from ids to texts, as client builds write it. Raises `ValidationFailed`."""
     try:
@@ -115,20 +142,27 @@ def read_manifest(path: Path) -> dict[str, str]:
     return found
 
 
-def prepare(schema: GraphQLSchema, text: str, *, trusted: bool = False) -> Prepared:
-    """Parse, hold against the limits, validate: in that order, up to the first that refuses."""
+def prepare(schema: GraphQLSchema, text: str, limits: Limits | None) -> Prepared:
+    """Parse, hold against the limits, validate: in that order, up to the first that refuses.
+
+    What is trusted has none (None).
+    """
+    trusted = limits is None
     try:
-        ast = parse(text, max_lexical_tokens=None if trusted else TOKENS_AT_MOST)
+        ast = parse(text, max_lexical_tokens=limits.tokens if limits else None)
     except GraphQLSyntaxError as error:
         refusal = coded(error, None)
-        if "nested too deeply" in error.message:
-            refusal = _too_complex("levels", DEPTH_AT_MOST)
-        elif f"more than {TOKENS_AT_MOST} tokens" in error.message:
-            refusal = _too_complex("tokens", TOKENS_AT_MOST)
+        if limits and "nested too deeply" in error.message:
+            refusal = _too_complex("levels", limits.depth)
+        elif limits and f"more than {limits.tokens} tokens" in error.message:
+            refusal = _too_complex("tokens", limits.tokens)
         return Prepared(None, [refusal], trusted=trusted)
-    if not trusted and (passed := _limit_passed(ast)):
+    if limits and (passed := _limit_passed(ast, limits)):
         return Prepared(None, [_too_complex(*passed)], trusted=False)
-    return Prepared(ast, validate_document(schema, ast, tuple(specified_rules)), trusted=trusted)
+    errors = validate_document(schema, ast, tuple(specified_rules))
+    if limits and not errors and objects(schema, ast) > limits.objects:
+        return Prepared(None, [_too_complex("objects to answer", limits.objects)], trusted=False)
+    return Prepared(ast, errors, trusted=trusted)
 
 
 # ── limits ───────────────────────────────────────────────────────────────────
@@ -142,7 +176,7 @@ class _Size(msgspec.Struct, frozen=True):
     fields: int
 
 
-def _limit_passed(ast: DocumentNode) -> tuple[str, int] | None:
+def _limit_passed(ast: DocumentNode, limits: Limits) -> tuple[str, int] | None:
     """The first limit that an operation passes; the fragments of a document are measured once."""
     fragments = {f.name.value: f for f in ast.definitions if isinstance(f, FragmentDefinitionNode)}
     sizes: dict[str, _Size] = {}
@@ -150,9 +184,9 @@ def _limit_passed(ast: DocumentNode) -> tuple[str, int] | None:
         if isinstance(definition, OperationDefinitionNode):
             size = _size(definition.selection_set, fragments, sizes)
             for name, found, most in (
-                ("levels", size.depth, DEPTH_AT_MOST),
-                ("aliases", size.aliases, ALIASES_AT_MOST),
-                ("root fields", size.fields, ROOT_FIELDS_AT_MOST),
+                ("levels", size.depth, limits.depth),
+                ("aliases", size.aliases, limits.aliases),
+                ("root fields", size.fields, limits.root_fields),
             ):
                 if found > most:
                     return name, most
@@ -206,6 +240,10 @@ class PreparedDocuments(SchemaExtension):
         execution, text = self.execution_context, self.execution_context.query
         documents: Documents | None = getattr(execution.context, "documents", None)
         if documents is not None and text:
+            try:
+                execution.context.admit()
+            except RateLimited as error:
+                raise GraphQLError(error.message, extensions={"code": error.code}) from None
             found = self._prepared = documents.prepared(text)
             if not documents.are_open_to(execution.context.principal, found):
                 raise GraphQLError(_NOT_OPEN, extensions={"code": Forbidden.code})

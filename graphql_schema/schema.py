@@ -6,8 +6,9 @@
 from typing import Any
 
 import strawberry
-from graphql import Undefined
+from graphql import GraphQLError, Undefined
 from strawberry.schema.config import StrawberryConfig
+from strawberry.types.execution import PreExecutionError
 
 from graphql_schema.documents import PreparedDocuments
 from graphql_schema.errors import CodedErrors, OneOperation
@@ -67,6 +68,13 @@ class Mutation(
 class _Schema(strawberry.Schema):
     def process_errors(self, errors: object, execution_context: object = None) -> None:
         """Nothing is logged here: `CodedErrors` logs what is unexpected, once."""
+
+    async def _prepare_operation_async(self, *args: Any, **kwargs: Any) -> PreExecutionError | None:
+        """What an extension refuses while parsing is refused before execution, in a stream too."""
+        try:
+            return await super()._prepare_operation_async(*args, **kwargs)
+        except GraphQLError as error:
+            return PreExecutionError(data=None, errors=[error])
 
     def stream(
         self,

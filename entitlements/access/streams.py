@@ -17,9 +17,6 @@ from entitlements.access.snapshots import Known, Snapshots, pause
 from entitlements.kernel.clock import Clock, WallClock
 from entitlements.kernel.errors import Conflict, NotFound, Unavailable
 
-STREAMS_AT_MOST: Final = 1_000
-"""Of one principal, in one process."""
-
 LOOK_SECONDS: Final = 10.0
 """How late another catalog, or a key revoked elsewhere, may reach a stream that hears nothing."""
 
@@ -36,11 +33,12 @@ _open = Gauge("entitlements_streams_open", "Subscriptions that are listened to")
 
 
 class Streams:
-    """One process's."""
+    """One process's; a principal has `at_most` of them."""
 
-    def __init__(self, snapshots: Snapshots, clock: Clock) -> None:
+    def __init__(self, snapshots: Snapshots, clock: Clock, at_most: int) -> None:
         self._snapshots = snapshots
         self._clock = clock
+        self._at_most = at_most
         self._by_principal: Counter[str] = Counter()
         self._events: set[asyncio.Event] = set()
         self._closing = False
@@ -98,8 +96,8 @@ class Streams:
 
     @contextmanager
     def _counted(self, principal: str) -> Iterator[None]:
-        if self._by_principal[principal] >= STREAMS_AT_MOST:
-            words = f"there are {STREAMS_AT_MOST} subscriptions of yours already"
+        if self._by_principal[principal] >= self._at_most:
+            words = f"there are {self._at_most} subscriptions of yours already"
             raise Conflict(words, code="TOO_MANY_SUBSCRIPTIONS")
         self._by_principal[principal] += 1
         _open.inc()

@@ -14,7 +14,6 @@ from rich.console import Console
 from entitlements.cli.terminal import out, told
 from entitlements.sandbox.app import create_app as create_sandbox
 from entitlements.server import demo as demos
-from entitlements.server.app import BODY_BYTES_AT_MOST
 from entitlements.server.migrations import migrate as run_migrations
 from entitlements.server.migrations import refuse_if_behind
 from entitlements.server.oidc import issuer_of
@@ -85,7 +84,7 @@ def serve(
         access_log=False,
         lifespan="on",
         timeout_graceful_shutdown=30,
-        ws_max_size=BODY_BYTES_AT_MOST["/graphql"],
+        ws_max_size=settings.request_bytes_at_most,
     )
 
 

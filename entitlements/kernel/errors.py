@@ -10,10 +10,12 @@ ServiceError                      code, message
 ├── PaymentProviderUnavailable    retry_after_seconds
 ├── TrialNotAvailable
 ├── Unavailable                   the database cannot be reached now
+├── RateLimited                   retry_after_seconds
 ├── Unauthenticated               no principal
 └── Forbidden                     the principal's role may not
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -107,6 +109,14 @@ class TrialNotAvailable(ServiceError):
 
 class Unavailable(ServiceError):
     code = "UNAVAILABLE"
+
+
+class RateLimited(ServiceError):
+    code = "RATE_LIMITED"
+
+    def __init__(self, retry_after_seconds: float) -> None:
+        self.retry_after_seconds = max(1, math.ceil(retry_after_seconds))
+        super().__init__(f"too many requests: try again in {self.retry_after_seconds} s")
 
 
 class Unauthenticated(ServiceError):

@@ -16,6 +16,7 @@ import msgspec
 import structlog
 import uvicorn
 from cross_web import AsyncHTTPRequestAdapter, HTTPException
+from graphql import GraphQLError
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.applications import Starlette
@@ -37,28 +38,28 @@ from strawberry.types.unset import UNSET, UnsetType
 from entitlements.access.streams import StillGood
 from entitlements.billing.webhooks import InvalidWebhook
 from entitlements.kernel.clock import wall_now
-from entitlements.kernel.errors import Unauthenticated, Unavailable
+from entitlements.kernel.errors import RateLimited, Unauthenticated, Unavailable
 from entitlements.kernel.ids import new_id
-from entitlements.server import front
 from entitlements.server.authentication import Authenticator
 from entitlements.server.front import Front
 from entitlements.server.logging import configure_logging, request_id
 from entitlements.server.migrations import is_at_head
+from entitlements.server.rates import COUNTED, Rates, address_of
 from entitlements.services import Services, opened_services
 from entitlements.settings import load_settings
 from entitlements.worker import work
 from graphql_schema.context import Context
-from graphql_schema.documents import Documents, read_manifest
+from graphql_schema.documents import Documents, Limits, read_manifest
 from graphql_schema.errors import BAD_USER_INPUT, INTERNAL
 from graphql_schema.permissions import Principal, Role
 from graphql_schema.schema import schema
 
 log = structlog.get_logger()
 
-BODY_BYTES_AT_MOST = {"/graphql": front.BODY_BYTES_AT_MOST, "/webhooks/stripe": 1_000_000}
-"""By path; of what is not named no body is read."""
+WEBHOOK_BYTES_AT_MOST = 1_000_000
 
 DOCUMENT_NOT_FOUND = "PERSISTED_DOCUMENT_NOT_FOUND"
+TIMEOUT = "TIMEOUT"
 
 JSON_TYPE = "application/json"
 GRAPHQL_TYPE = "application/graphql-response+json"
@@ -197,7 +198,7 @@ class _BoundedBody:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        most = BODY_BYTES_AT_MOST.get(scope["path"]) if scope["type"] == "http" else None
+        most = _bytes_at_most(scope)
         if most is None:
             await self._app(scope, receive, send)
             return
@@ -223,6 +224,15 @@ class _BoundedBody:
         await self._app(scope, replay, send)
 
 
+def _bytes_at_most(scope: Scope) -> int | None:
+    """How long a body may be; None where none is read."""
+    if scope["type"] != "http":
+        return None
+    if scope["path"] == "/graphql":
+        return _edge(scope["app"].state).services.settings.request_bytes_at_most
+    return WEBHOOK_BYTES_AT_MOST if scope["path"] == "/webhooks/stripe" else None
+
+
 _NOBODY = Principal(role=Role.CUSTOMER, name="nobody")
 """Whoever a WebSocket is before it says so: nothing is open to them."""
 
@@ -237,11 +247,17 @@ class _SocketContext(Context):
             _NOBODY,
             socket.state.request_id,
             documents=edge.documents,
+            admit=self._admit,
             lasting=True,
         )
         self.connection_params: dict[str, object] = {}
         self._socket = socket
         self._authenticator = edge.authenticator
+        self._rates = edge.rates
+
+    def _admit(self) -> None:
+        if wait_seconds := self._rates.wait_seconds(self.principal, address_of(self._socket.scope)):
+            raise RateLimited(wait_seconds)
 
     async def connect(self) -> None:
         given = {name.lower(): value for name, value in self.connection_params.items()}
@@ -270,7 +286,7 @@ def _is_plain(accept: str) -> bool:
 class _View(GraphQL[Context, None]):
     """Strawberry's view: with our context, the statuses of GraphQL over HTTP, and exact JSON."""
 
-    def __init__(self, documents: Documents) -> None:
+    def __init__(self, documents: Documents, query_seconds: float) -> None:
         super().__init__(
             schema,
             graphql_ide=None,
@@ -279,6 +295,7 @@ class _View(GraphQL[Context, None]):
             allowed_origins=["*"],  # a page of another origin has no bearer: no cookie is looked at
         )
         self._documents = documents
+        self._query_seconds = query_seconds
 
     async def get_context(
         self, request: Request | WebSocket, response: Response | WebSocket
@@ -362,6 +379,27 @@ class _View(GraphQL[Context, None]):
     def encode_json(self, data: object) -> bytes:
         return msgspec.json.encode(data)
 
+    async def execute_single(
+        self,
+        request: Request,
+        request_adapter: AsyncHTTPRequestAdapter,
+        sub_response: Response,
+        context: Context,
+        root_value: None,
+        request_data: GraphQLRequestData,
+    ) -> ExecutionResult:
+        """A query has its time. A mutation ends as it ends: what it began at the provider, too."""
+        text = request_data.query
+        reads = text and self._documents.is_query(text, request_data.operation_name)
+        try:
+            async with asyncio.timeout(self._query_seconds if reads else None):
+                return await super().execute_single(
+                    request, request_adapter, sub_response, context, root_value, request_data
+                )
+        except TimeoutError:
+            words = f"a query has at most {self._query_seconds:g} s"
+            return ExecutionResult(None, [GraphQLError(words, extensions={"code": TIMEOUT})])
+
     async def get_sub_response(self, request: Request | WebSocket) -> Response:
         response = await super().get_sub_response(request)
         response.media_type = _media_type(request.headers.get("accept", "")) or JSON_TYPE
@@ -384,7 +422,8 @@ class _View(GraphQL[Context, None]):
     ) -> Response:
         status = 200
         if sub_response.media_type == GRAPHQL_TYPE and "data" not in response_data:
-            status = 500 if INTERNAL in _codes(response_data) else 400
+            codes = _codes(response_data)
+            status = 500 if INTERNAL in codes else 503 if TIMEOUT in codes else 400
         content = self.encode_json(response_data)
         return Response(content, status, media_type=sub_response.media_type)
 
@@ -469,6 +508,13 @@ async def _graphql(request: Request) -> Response:
     except Unavailable as error:
         later = {"Retry-After": "1"}
         return _error(503, error.code, error.message, later, media_type=media_type)
+    scope = request.scope
+    if not scope.get(COUNTED) and (
+        wait_seconds := edge.rates.wait_seconds(identity.principal, address_of(scope))
+    ):
+        limited = RateLimited(wait_seconds)
+        later = {"Retry-After": str(limited.retry_after_seconds)}
+        return _error(429, limited.code, limited.message, later, media_type=media_type)
     request.state.principal = identity.principal
     request.state.still_good = _lasting(authenticator, bearer)
     try:
@@ -495,11 +541,21 @@ class _Edge:
         manifest = settings.trusted_documents and read_manifest(settings.trusted_documents)
         self.services = services
         self.authenticator = Authenticator(services)
+        self.rates = Rates(settings)
         self.documents = Documents(
-            schema._schema, manifest or {}, trusted_only=settings.trusted_documents_only
+            schema._schema,
+            manifest or {},
+            trusted_only=settings.trusted_documents_only,
+            limits=Limits(
+                tokens=settings.document_tokens_at_most,
+                depth=settings.document_depth_at_most,
+                aliases=settings.document_aliases_at_most,
+                root_fields=settings.document_root_fields_at_most,
+                objects=settings.document_objects_at_most,
+            ),
         )
-        self.view = _View(self.documents)
-        self.front = Front(services, self.authenticator, self.documents)
+        self.view = _View(self.documents, settings.query_seconds_at_most)
+        self.front = Front(services, self.authenticator, self.documents, self.rates)
         for mistake in self.documents.mistakes():
             log.error("trusted_document_refused", why=mistake)
 

@@ -26,7 +26,7 @@ from entitlements.kernel.ids import random_token
 from entitlements.kernel.period import Interval, to_second
 from entitlements.sandbox.app import create_app as create_sandbox
 from entitlements.server import keys
-from entitlements.server.app import BODY_BYTES_AT_MOST, create_app
+from entitlements.server.app import create_app
 from entitlements.server.migrations import migrate
 from entitlements.services import Services, opened_services
 from entitlements.settings import Settings, load_settings
@@ -95,7 +95,9 @@ def listen(host: str, port: int) -> socket.socket:
     return bound
 
 
-def server_config(app: object, *, lifespan: str = "on") -> uvicorn.Config:
+def server_config(
+    app: object, *, lifespan: str = "on", message_bytes: int = 100_000
+) -> uvicorn.Config:
     """How every process of ours serves: no access log (it costs more than the answers)."""
     return uvicorn.Config(
         app,  # type: ignore[arg-type]
@@ -105,7 +107,7 @@ def server_config(app: object, *, lifespan: str = "on") -> uvicorn.Config:
         access_log=False,
         lifespan=lifespan,  # type: ignore[arg-type]
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
-        ws_max_size=BODY_BYTES_AT_MOST["/graphql"],
+        ws_max_size=message_bytes,
     )
 
 
@@ -169,7 +171,7 @@ async def run_demo(
             file.state.loaded = True
             file.save()
         app = create_app(lambda: opened_services(settings), inbox_only=False)
-        server = Server(server_config(app))
+        server = Server(server_config(app, message_bytes=settings.request_bytes_at_most))
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, server.handle_exit, number, None)
         announcing = asyncio.create_task(

@@ -15,6 +15,7 @@ from entitlements.kernel.ids import new_id
 from entitlements.kernel.lru import Lru
 from entitlements.server.authentication import Authenticator
 from entitlements.server.logging import request_id
+from entitlements.server.rates import COUNTED, Rates, address_of
 from entitlements.services import Services
 from graphql_schema.coercion import NotHere
 from graphql_schema.compiled import Operation, compile_operation
@@ -22,7 +23,6 @@ from graphql_schema.context import Context
 from graphql_schema.documents import CHARACTERS_REMEMBERED_AT_MOST, Documents, Prepared
 from graphql_schema.schema import schema
 
-BODY_BYTES_AT_MOST: Final = 100_000
 ACCEPTS_AT_MOST: Final = 100
 """How many different `Accept` headers are remembered."""
 
@@ -35,11 +35,17 @@ class Front:
     """One application's. `media_type` is what of ours an `Accept` header prefers."""
 
     def __init__(
-        self, services: Services, authenticator: Authenticator, documents: Documents
+        self,
+        services: Services,
+        authenticator: Authenticator,
+        documents: Documents,
+        rates: Rates,
     ) -> None:
         self._services = services
         self._authenticator = authenticator
         self._documents = documents
+        self._rates = rates
+        self._bytes_at_most = services.settings.request_bytes_at_most
         self._media_types: Lru[bytes, bytes] = Lru(ACCEPTS_AT_MOST)
 
     def prefers(self, accept: bytes, media_type: str) -> None:
@@ -65,7 +71,7 @@ class Front:
             return receive
         messages = [await receive()]
         body: bytes = messages[0].get("body", b"")
-        while messages[-1].get("more_body") and len(body) <= BODY_BYTES_AT_MOST:
+        while messages[-1].get("more_body") and len(body) <= self._bytes_at_most:
             messages.append(await receive())
             body += messages[-1].get("body", b"")
         found = self._asked(body)
@@ -74,6 +80,9 @@ class Front:
         prepared, operation, variables = found
         if not self._documents.are_open_to(identity.principal, prepared):
             return _again(messages, receive)
+        if self._rates.wait_seconds(identity.principal, address_of(scope)):
+            return _again(messages, receive)
+        scope[COUNTED] = True
         id = new_id("req")
         named = request_id.set(id)
         context = Context(self._services, identity.principal, id, documents=self._documents)
@@ -100,7 +109,7 @@ class Front:
 
     def _asked(self, body: bytes) -> tuple[Prepared, Operation, dict[str, Any]] | None:
         """The operation that a body asks for, if it is a hot one, and its variables."""
-        if len(body) > BODY_BYTES_AT_MOST:
+        if len(body) > self._bytes_at_most:
             return None
         if b"\\u" in body or not body.isascii():  # half surrogates, NUL, what is not UTF-8
             return None

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import strawberry
 
-from entitlements.access.streams import STREAMS_AT_MOST
 from graphql_schema.context import Context, Info
 from graphql_schema.permissions import Guarded, customer_of
 from graphql_schema.types.access import Entitlement, entitlement_types
@@ -28,8 +27,9 @@ class SubscriptionRoot:
         description="What a customer may do: now, and again whenever that changes, also by time "
         "alone (a trial or an override ends). Several changes at once are one event. Who comes "
         "back with `afterRevision` hears of nothing they know. Ends when the bearer expires or is "
-        f"revoked (UNAUTHENTICATED). At most {STREAMS_AT_MOST} of one principal in a process "
-        "(TOO_MANY_SUBSCRIPTIONS). It costs nothing while nothing happens.",
+        "revoked (UNAUTHENTICATED). At most 1000 of one principal in a process, unless its "
+        "operator sets another number (TOO_MANY_SUBSCRIPTIONS). It costs nothing while nothing "
+        "happens.",
     )
     async def entitlements_changed(
         self,

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphql_schema.compiled import compile_operation
-from graphql_schema.documents import prepare
+from graphql_schema.documents import DEFAULT_LIMITS, prepare
 from graphql_schema.schema import schema
 from tests.api import Api
 
@@ -216,7 +216,7 @@ async def test_what_is_compiled_answers_as_the_executor_does(
         told = await bytes_of(pair[0], body, compiled=True)
         expected = await bytes_of(pair[1 if twins is not body else 0], twins, compiled=False)
         assert told == expected, one.text
-        prepared = prepare(schema._schema, one.text)
+        prepared = prepare(schema._schema, one.text, DEFAULT_LIMITS)
         if prepared.ast is not None and not prepared.errors:
             compiled += compile_operation(schema, prepared.ast, None) is not None
 

@@ -12,7 +12,6 @@ import pytest
 import websockets
 from websockets.asyncio.client import ClientConnection
 
-from entitlements.access import streams
 from entitlements.audit.ledger import Actor
 from entitlements.catalog.model import EntitlementValue, GrantMode
 from entitlements.kernel.clock import SettableClock
@@ -170,7 +169,7 @@ async def ended(socket: ClientConnection) -> None:
 async def test_nobody_listens_to_what_is_not_theirs_or_too_often(
     url: str, api: Api, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streams, "STREAMS_AT_MOST", 1)
+    monkeypatch.setattr(services.streams, "_at_most", 1)
     await api.create_customer("bee")
     _, shop = await keys.create(services.database, Actor("test"), role="publishable", name="shop")
     for bearer, id, code in (
