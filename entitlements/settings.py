@@ -61,6 +61,9 @@ class Settings(BaseSettings):
         default=False, description="Publishable keys and customer tokens send no others"
     )
 
+    cors_origins: Csv = Field(
+        default=(), description="Comma-separated origins whose pages may ask; * for any"
+    )
     request_bytes_at_most: int = Field(
         default=100_000, ge=1_000, description="How long the body of a GraphQL request may be"
     )
@@ -86,7 +89,7 @@ class Settings(BaseSettings):
         default=1_000, ge=0, description="Subscriptions of one principal, in each process"
     )
 
-    @field_validator("signing_keys", "return_origins", "oidc_roles", mode="before")
+    @field_validator("signing_keys", "return_origins", "oidc_roles", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         if isinstance(value, str):

@@ -59,10 +59,10 @@ NOT_TRUSTED: Final = frozenset({Role.PUBLISHABLE, Role.CUSTOMER})
 class Prepared:
     """One document. Without an `ast` it is refused as `errors` say; with both, by validation.
 
-    `compiled` is for whoever compiles its operations, by name.
+    `compiled` is for whoever compiles its operations, by name; `labels` for who counts them.
     """
 
-    __slots__ = ("ast", "compiled", "errors", "trusted")
+    __slots__ = ("ast", "compiled", "errors", "labels", "trusted")
 
     def __init__(
         self, ast: DocumentNode | None, errors: list[GraphQLError], *, trusted: bool
@@ -71,6 +71,7 @@ class Prepared:
         self.errors = errors
         self.trusted = trusted
         self.compiled: dict[str | None, Any] = {}
+        self.labels: dict[tuple[str | None, bool], str] = {}
 
 
 class Documents:

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import stripe
-from prometheus_client import Counter
+from prometheus_client import Counter, Histogram
 
 ATTEMPTS = 4
 TIMEOUT_SECONDS = 10.0
@@ -28,6 +28,13 @@ RETRIES = Counter(
     "entitlements_provider_retries_total",
     "Calls to the payment provider that were tried again, by why.",
     ["why"],
+)
+
+CALLS = Histogram(
+    "entitlements_provider_call_seconds",
+    "Attempts to call the payment provider, by the answer's status (none: no answer).",
+    ["method", "status"],
+    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
 
 Answer = tuple[bytes, int, Mapping[str, str]]
@@ -53,6 +60,7 @@ class Transport(stripe.HTTPXClient):
         while True:
             answer: Answer | None = None
             broken: stripe.APIConnectionError | None = None
+            began_at = now()
             try:
                 async with asyncio.timeout(TIMEOUT_SECONDS):
                     answer = await super().request_async(method, url, headers, post_data)
@@ -61,6 +69,8 @@ class Transport(stripe.HTTPXClient):
                 broken = stripe.APIConnectionError(words)  # type: ignore[no-untyped-call]
             except stripe.APIConnectionError as error:
                 broken = error
+            status = "none" if answer is None else str(answer[1])
+            CALLS.labels(method, status).observe(now() - began_at)
             why = retried_for(answer)
             pause_seconds = self._pause_seconds(attempt, answer)
             if why is None or attempt == ATTEMPTS or now() + pause_seconds > give_up_at:

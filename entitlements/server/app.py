@@ -37,11 +37,13 @@ from strawberry.types.unset import UNSET, UnsetType
 
 from entitlements.access.streams import StillGood
 from entitlements.billing.webhooks import InvalidWebhook
-from entitlements.kernel.clock import wall_now
+from entitlements.kernel.clock import monotonic_seconds, wall_now
 from entitlements.kernel.errors import RateLimited, Unauthenticated, Unavailable
 from entitlements.kernel.ids import new_id
+from entitlements.server import metrics
 from entitlements.server.authentication import Authenticator
 from entitlements.server.front import Front
+from entitlements.server.headers import SECURITY_HEADERS, shared
 from entitlements.server.logging import configure_logging, request_id
 from entitlements.server.migrations import is_at_head
 from entitlements.server.rates import COUNTED, Rates, address_of
@@ -76,9 +78,18 @@ class _Application(Starlette):
     """What is asked most goes in front of the framework."""
 
     _front: Front | None = None
+    _shared: ASGIApp | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] == "/graphql" and scope["method"] == "POST":
+        if scope["type"] != "http":
+            await super().__call__(scope, receive, send)
+            return
+        if self._shared is None:
+            self._shared = shared(self._answer, _edge(self.state).services.settings.cors_origins)
+        await self._shared(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/graphql" and scope["method"] == "POST":
             if self._front is None:
                 self._front = _edge(self.state).front
             left = await self._front.answer(scope, receive, send)
@@ -174,7 +185,7 @@ class _RequestId:
                 message["headers"] = [
                     *message.get("headers", []),
                     (b"x-request-id", id.encode()),
-                    (b"x-content-type-options", b"nosniff"),
+                    *SECURITY_HEADERS,
                 ]
             await send(message)
 
@@ -389,16 +400,27 @@ class _View(GraphQL[Context, None]):
         request_data: GraphQLRequestData,
     ) -> ExecutionResult:
         """A query has its time. A mutation ends as it ends: what it began at the provider, too."""
-        text = request_data.query
-        reads = text and self._documents.is_query(text, request_data.operation_name)
+        text, name = request_data.query, request_data.operation_name
+        started_at = monotonic_seconds()
+        reads = text and self._documents.is_query(text, name)
         try:
             async with asyncio.timeout(self._query_seconds if reads else None):
-                return await super().execute_single(
+                result = await super().execute_single(
                     request, request_adapter, sub_response, context, root_value, request_data
                 )
         except TimeoutError:
             words = f"a query has at most {self._query_seconds:g} s"
-            return ExecutionResult(None, [GraphQLError(words, extensions={"code": TIMEOUT})])
+            result = ExecutionResult(None, [GraphQLError(words, extensions={"code": TIMEOUT})])
+        codes = {(error.extensions or {}).get("code") for error in result.errors or ()}
+        outcome = metrics.FAILED if codes & {INTERNAL, TIMEOUT} else metrics.REFUSED
+        metrics.answered(
+            self._documents.prepared(text) if text else None,
+            name,
+            context.principal,
+            outcome if codes else metrics.OK,
+            monotonic_seconds() - started_at,
+        )
+        return result
 
     async def get_sub_response(self, request: Request | WebSocket) -> Response:
         response = await super().get_sub_response(request)
@@ -577,6 +599,7 @@ def _error(
     media_type: str = JSON_TYPE,
     **extensions: str,
 ) -> JSONResponse:
+    metrics.turned_away(code)
     body = {"errors": [{"message": message, "extensions": {"code": code, **extensions}}]}
     return JSONResponse(body, status, headers, media_type)
 
@@ -631,11 +654,14 @@ async def _healthz(_request: Request) -> Response:
 async def _readyz(request: Request) -> Response:
     services: Services = request.app.state.services
     checks = {"database": False, "migrations": False}
+    checks["change_feed"] = services.feed.is_alive
     with contextlib.suppress(SQLAlchemyError, OSError):
         checks["migrations"] = await is_at_head(services.database.engine)
         checks["database"] = True
     return JSONResponse(checks, 200 if all(checks.values()) else 503)
 
 
-async def _metrics(_request: Request) -> Response:
+async def _metrics(request: Request) -> Response:
+    with contextlib.suppress(SQLAlchemyError, OSError):  # what the process itself counts stays
+        await metrics.measure_queues(request.app.state.services)
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

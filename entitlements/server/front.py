@@ -11,9 +11,12 @@ from typing import Any, Final
 import msgspec
 from starlette.types import Message, Receive, Scope, Send
 
+from entitlements.kernel.clock import monotonic_seconds
 from entitlements.kernel.ids import new_id
 from entitlements.kernel.lru import Lru
+from entitlements.server import metrics
 from entitlements.server.authentication import Authenticator
+from entitlements.server.headers import SECURITY_HEADERS
 from entitlements.server.logging import request_id
 from entitlements.server.rates import COUNTED, Rates, address_of
 from entitlements.services import Services
@@ -77,21 +80,26 @@ class Front:
         found = self._asked(body)
         if found is None:
             return _again(messages, receive)
-        prepared, operation, variables = found
+        prepared, name, operation, variables = found
         if not self._documents.are_open_to(identity.principal, prepared):
             return _again(messages, receive)
         if self._rates.wait_seconds(identity.principal, address_of(scope)):
             return _again(messages, receive)
         scope[COUNTED] = True
+        started_at = monotonic_seconds()
         id = new_id("req")
         named = request_id.set(id)
         context = Context(self._services, identity.principal, id, documents=self._documents)
         try:
-            answer = _encode(await operation.answer(context, variables))
+            said = await operation.answer(context, variables)
+            answer = _encode(said)
         except NotHere:
             return _again(messages, receive)
         finally:
             request_id.reset(named)
+        outcome = metrics.REFUSED if "errors" in said else metrics.OK
+        seconds = monotonic_seconds() - started_at
+        metrics.answered(prepared, name, identity.principal, outcome, seconds)
         await send(
             {
                 "type": "http.response.start",
@@ -100,14 +108,14 @@ class Front:
                     (b"content-length", b"%d" % len(answer)),
                     (b"content-type", media_type),
                     (b"x-request-id", id.encode()),
-                    (b"x-content-type-options", b"nosniff"),
+                    *SECURITY_HEADERS,
                 ],
             }
         )
         await send({"type": "http.response.body", "body": answer})
         return None
 
-    def _asked(self, body: bytes) -> tuple[Prepared, Operation, dict[str, Any]] | None:
+    def _asked(self, body: bytes) -> tuple[Prepared, str | None, Operation, dict[str, Any]] | None:
         """The operation that a body asks for, if it is a hot one, and its variables."""
         if len(body) > self._bytes_at_most:
             return None
@@ -140,7 +148,7 @@ class Front:
             if prepared.ast is not None and not prepared.errors:
                 operation = compile_operation(schema, prepared.ast, name)
             prepared.compiled[name] = operation
-        return None if operation is None else (prepared, operation, variables or {})
+        return None if operation is None else (prepared, name, operation, variables or {})
 
 
 def _again(messages: list[Message], receive: Receive) -> Receive:

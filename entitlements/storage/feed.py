@@ -97,6 +97,11 @@ class ChangeFeed:
         refreshed_at = self._refreshed_at.get(channel)
         return float("inf") if refreshed_at is None else monotonic_seconds() - refreshed_at
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether it runs and hears, as far as is known."""
+        return self._task is not None and not self._task.done() and not self._down
+
     # ── running ──────────────────────────────────────────────────────────────
 
     def start(self) -> None:

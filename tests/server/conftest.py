@@ -1,8 +1,10 @@
 """The API over TCP, for what a test transport cannot do: WebSockets and streams."""
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,13 @@ from entitlements.server.app import create_app
 from entitlements.server.demo import Server, listen, server_config
 from entitlements.services import Services
 from tests.api import Api
+
+
+@pytest.fixture
+def sqlite_database_url(sqlite_template: Path, tmp_path: Path) -> str:
+    """For what has nothing to do with the database: one of the two will do."""
+    path = shutil.copy(sqlite_template, tmp_path / "entitlements.db")
+    return f"sqlite+aiosqlite:///{path}"
 
 
 @pytest.fixture

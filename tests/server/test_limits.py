@@ -1,8 +1,6 @@
 """What is too much is refused early, each limit by its own code, and who keeps to it goes on."""
 
 import json
-import shutil
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,9 +17,8 @@ from tests.server.test_subscriptions import connected, heard
 
 
 @pytest.fixture
-def database_url(sqlite_template: Path, tmp_path: Path) -> str:
-    path = shutil.copy(sqlite_template, tmp_path / "entitlements.db")
-    return f"sqlite+aiosqlite:///{path}"
+def database_url(sqlite_database_url: str) -> str:
+    return sqlite_database_url
 
 
 @pytest.fixture
