@@ -33,6 +33,10 @@ check: .venv/dev ## Lint, types, the house's import rules, the lock
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+audit: .venv/dev ## Look for what is insecure in the code (bandit), and known to be in what is locked (pip-audit)
+	$(BIN)/uv tool run bandit@1.9.4 -q -r entitlements graphql_schema -c pyproject.toml
+	$(BIN)/uv tool run pip-audit@2.10.1 --strict --require-hashes --disable-pip -r requirements.lock
+
 lock: .venv/dev ## Write the lock files anew from pyproject.toml
 	$(BIN)/uv pip compile $(UPGRADE) $(LOCK) pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile $(UPGRADE) $(LOCK) --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
@@ -63,4 +67,4 @@ clean: ## Remove what was installed and built; the demo's data in ./var stays
 	$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@touch $@
 
-.PHONY: help run test soak bench check lock schema node wheel clean
+.PHONY: help run test soak audit bench check lock schema node wheel clean

@@ -200,7 +200,8 @@ class Transaction:
                 where += f" and seq {sign} ?"
                 values.append(bound)
         order = "desc" if newest_first else "asc"
-        sql = f"select id, body from objects where kind = ?{where} order by seq {order}"
+        # What is put in is ours, values are bound.
+        sql = f"select id, body from objects where kind = ?{where} order by seq {order}"  # nosec B608
         for id, body in self.db.execute(sql, values):
             doc = self._known.get(id) or self._remember(body)
             if not doc.get("_deleted"):
