@@ -104,18 +104,16 @@ class Documents:
                 self._others[text] = found
         return found
 
-    def is_query(self, text: str, operation_name: str | None) -> bool:
-        """Whether an operation only reads; not where there is none of that name, or not one."""
+    def kind(self, text: str, operation_name: str | None) -> OperationType | None:
+        """What an operation does; None where there is none of that name, or not one."""
         ast = self.prepared(text).ast
         found = [
             definition.operation
             for definition in (ast.definitions if ast else ())
             if isinstance(definition, OperationDefinitionNode)
-            and (
-                not operation_name or (definition.name and definition.name.value) == operation_name
-            )
+            and (not operation_name or name_of(definition) == operation_name)
         ]
-        return found == [OperationType.QUERY]
+        return found[0] if len(found) == 1 else None
 
     def are_open_to(self, principal: Principal, document: Prepared) -> bool:
         return document.trusted or not self._trusted_only or principal.role not in NOT_TRUSTED

@@ -7,6 +7,7 @@ import re
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from http import HTTPStatus
 from types import FrameType
@@ -16,7 +17,7 @@ import msgspec
 import structlog
 import uvicorn
 from cross_web import AsyncHTTPRequestAdapter, HTTPException
-from graphql import GraphQLError
+from graphql import GraphQLError, OperationType
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.applications import Starlette
@@ -289,9 +290,16 @@ def _lasting(authenticator: Authenticator, bearer: str | None) -> StillGood:
     return still_good
 
 
-def _is_plain(accept: str) -> bool:
-    """Whether one answer is wanted, not a stream of them."""
-    return not any(word in accept.lower() for word in ("event-stream", "multipart"))
+def _wants_stream(accept: str) -> bool:
+    """Whether events are wanted, and an answer in one piece is not, or less.
+
+    >>> _wants_stream("text/event-stream"), _wants_stream("application/json, text/event-stream")
+    (True, False)
+    """
+    weights = _weights(accept)
+    return weights.get(STREAM_TYPE, 0.0) > max(
+        weights.get(name, 0.0) for name in (JSON_TYPE, GRAPHQL_TYPE, "application/*", "*/*")
+    )
 
 
 class _View(GraphQL[Context, None]):
@@ -338,7 +346,14 @@ class _View(GraphQL[Context, None]):
         sent_as = (request.content_type or "").partition(";")[0].strip()
         if request.method == "POST" and sent_as != JSON_TYPE:
             raise HTTPException(415, f"a request is sent as {JSON_TYPE}")
-        return await super().parse_http_body(request)
+        asked = await super().parse_http_body(request)
+        assert isinstance(asked, GraphQLRequestData)
+        if asked.protocol == "http" or _wants_stream(request.headers.get("accept") or ""):
+            return asked
+        kind = asked.query and self._documents.kind(asked.query, asked.operation_name)
+        if kind is OperationType.SUBSCRIPTION and request.method == "POST":
+            return asked
+        return replace(asked, protocol="http")  # either will do: in one piece
 
     def parse_json(self, data: str | bytes) -> Any:
         try:
@@ -387,8 +402,9 @@ class _View(GraphQL[Context, None]):
             raise json.JSONDecodeError("text has no NUL and no half of a surrogate pair", "", 0)
         return found
 
-    def encode_json(self, data: object) -> bytes:
-        return msgspec.json.encode(data)
+    def encode_json(self, data: object) -> str:
+        """Text: a message of a WebSocket that is bytes is not taken by its clients."""
+        return msgspec.json.encode(data).decode()
 
     async def execute_single(
         self,
@@ -402,7 +418,7 @@ class _View(GraphQL[Context, None]):
         """A query has its time. A mutation ends as it ends: what it began at the provider, too."""
         text, name = request_data.query, request_data.operation_name
         started_at = monotonic_seconds()
-        reads = text and self._documents.is_query(text, name)
+        reads = text and self._documents.kind(text, name) is OperationType.QUERY
         try:
             async with asyncio.timeout(self._query_seconds if reads else None):
                 result = await super().execute_single(
@@ -446,7 +462,7 @@ class _View(GraphQL[Context, None]):
         if sub_response.media_type == GRAPHQL_TYPE and "data" not in response_data:
             codes = _codes(response_data)
             status = 500 if INTERNAL in codes else 503 if TIMEOUT in codes else 400
-        content = self.encode_json(response_data)
+        content = msgspec.json.encode(response_data)
         return Response(content, status, media_type=sub_response.media_type)
 
 
@@ -491,17 +507,23 @@ def _media_type(accept: str) -> str | None:
     """
     if not accept.strip():
         return JSON_TYPE
-    weights: dict[str, float] = {}
-    for part in accept.lower().split(","):
-        name, *parameters = (word.strip() for word in part.split(";"))
-        weight = next((p[2:] for p in parameters if p.startswith("q=")), "1")
-        weights[name] = float(weight) if re.fullmatch(r"[01](\.\d{0,3})?", weight) else 0.0
+    weights = _weights(accept)
     taken = (JSON_TYPE, "application/*", "*/*", STREAM_TYPE)
     plain = max(weights.get(name, 0.0) for name in taken)
     wanted = weights.get(GRAPHQL_TYPE, 0.0)
     if wanted and wanted >= plain:
         return GRAPHQL_TYPE
     return JSON_TYPE if plain else None
+
+
+def _weights(accept: str) -> dict[str, float]:
+    """The media types of an `Accept` header, each with its weight from 0 to 1."""
+    weights: dict[str, float] = {}
+    for part in accept.lower().split(","):
+        name, *parameters = (word.strip() for word in part.split(";"))
+        weight = next((p[2:] for p in parameters if p.startswith("q=")), "1")
+        weights[name] = float(weight) if re.fullmatch(r"[01](\.\d{0,3})?", weight) else 0.0
+    return weights
 
 
 async def _graphql_socket(socket: WebSocket) -> None:
@@ -515,10 +537,10 @@ async def _graphql(request: Request) -> Response:
     if media_type is None:
         words = f"an answer is {GRAPHQL_TYPE}, {JSON_TYPE} or {STREAM_TYPE}"
         return _error(406, BAD_USER_INPUT, words)
-    if request.method == "GET" and not _is_plain(accept):
+    if request.method == "GET" and _wants_stream(accept):
         return _not_by_get(media_type)
     edge = _edge(request.app.state)
-    if _is_plain(accept):
+    if not _wants_stream(accept):
         edge.front.prefers(accept.encode("latin-1"), media_type)
     try:
         bearer = request.headers.get("authorization")
