@@ -26,6 +26,7 @@ bench: .venv/dev ## Measure, and print tables; some minutes
 	PYTHONPATH=. $(BIN)/python tests/bench/bench_unlocks.py
 	PYTHONPATH=. $(BIN)/python tests/bench/bench_webhooks.py
 	PYTHONPATH=. $(BIN)/python tests/bench/bench_usage.py
+	PYTHONPATH=. $(BIN)/python tests/bench/bench_migrations.py
 
 check: .venv/dev ## Lint, types, the house's import rules, the lock
 	$(BIN)/ruff check .
