@@ -7,6 +7,7 @@ nothing that changes a customer can forget them.
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection
 from datetime import datetime
+from typing import Any
 
 import msgspec
 from sqlalchemy import func, select
@@ -62,49 +63,82 @@ class History:
         rows = [await session.get_one(CustomerRow, id) for id in sorted(ids)]
         states = await load_states(session, rows)
         catalog, now = await self._catalog(), self._clock.now()
-        for row in rows:
-            await _remember(session, catalog, states[row.id], now)
+        before = await _last_states(session, ids)
+        changed = []
+        for state in states.values():
+            held = msgspec.to_builtins(state)
+            if before.get(state.id, {}) | {"revision": state.revision} == held:
+                continue  # a name, a change that was asked for: nothing of what is held
+            revision = state.revision
+            session.add(
+                CustomerRevisionRow(customer_id=state.id, revision=revision, at=now, state=held)
+            )
+            changed.append(state)
+        paid = await _paid(session, [state.id for state in changed])
+        for state in changed:
+            _add_movements(session, state, paid[state.id], mrr_of(catalog, state), now)
         await session.flush()
 
 
-async def _remember(
-    session: AsyncSession, catalog: Catalog, state: CustomerState, now: datetime
-) -> None:
-    held = msgspec.to_builtins(state)
-    before = await session.scalar(
-        select(CustomerRevisionRow.state)
-        .where(CustomerRevisionRow.customer_id == state.id)
-        .order_by(CustomerRevisionRow.revision.desc())
-        .limit(1)
+async def _last_states(session: AsyncSession, customer_ids: Collection[str]) -> dict[str, Any]:
+    """What was remembered last of some customers, by id."""
+    row = CustomerRevisionRow
+    last = (
+        select(row.customer_id, func.max(row.revision).label("revision"))
+        .where(row.customer_id.in_(customer_ids))
+        .group_by(row.customer_id)
+        .subquery()
     )
-    if before is not None and before | {"revision": state.revision} == held:
-        return  # a name, a change that was asked for: nothing of what is held
-    session.add(
-        CustomerRevisionRow(customer_id=state.id, revision=state.revision, at=now, state=held)
+    found = await session.execute(
+        select(row.customer_id, row.state).join(
+            last, (row.customer_id == last.c.customer_id) & (row.revision == last.c.revision)
+        )
     )
-    await record_movements(session, state, mrr_of(catalog, state), now)
+    return dict(found.all())
+
+
+class _Paid(msgspec.Struct):
+    """What a customer's movements come to so far, and the months in which they began to pay."""
+
+    mrr: dict[Held, int] = {}
+    cohorts: set[str] = set()
+
+
+async def _paid(session: AsyncSession, customer_ids: Collection[str]) -> dict[str, _Paid]:
+    """That of some customers, by id."""
+    row = MrrMovementRow
+    known = await session.execute(
+        select(
+            row.customer_id,
+            row.subscription_id,
+            row.plan_id,
+            row.package_id,
+            func.sum(row.delta_minor),
+            func.min(row.cohort),
+        )
+        .where(row.customer_id.in_(customer_ids))
+        .group_by(row.customer_id, row.subscription_id, row.plan_id, row.package_id)
+    )
+    found = {customer_id: _Paid() for customer_id in customer_ids}
+    for customer_id, subscription_id, plan_id, package_id, minor, cohort in known:
+        paid = found[customer_id]
+        paid.mrr[subscription_id, plan_id, package_id] = int(minor)
+        paid.cohorts.add(cohort)
+    return found
 
 
 async def record_movements(
     session: AsyncSession, state: CustomerState, after: dict[Held, int], now: datetime
 ) -> None:
     """What is paid now, less what was until now."""
-    known = await session.execute(
-        select(
-            MrrMovementRow.subscription_id,
-            MrrMovementRow.plan_id,
-            MrrMovementRow.package_id,
-            func.sum(MrrMovementRow.delta_minor),
-            func.min(MrrMovementRow.cohort),
-        )
-        .where(MrrMovementRow.customer_id == state.id)
-        .group_by(MrrMovementRow.subscription_id, MrrMovementRow.plan_id, MrrMovementRow.package_id)
-    )
-    before: dict[Held, int] = {}
-    cohorts: set[str] = set()
-    for subscription_id, plan_id, package_id, minor, cohort in known:
-        before[subscription_id, plan_id, package_id] = int(minor)
-        cohorts.add(cohort)
+    paid = await _paid(session, [state.id])
+    _add_movements(session, state, paid[state.id], after, now)
+
+
+def _add_movements(
+    session: AsyncSession, state: CustomerState, paid: _Paid, after: dict[Held, int], now: datetime
+) -> None:
+    before, cohorts = paid.mrr, paid.cohorts
     deltas = Counter(after)
     deltas.subtract(before)
     kind = movement_kind(sum(before.values()), sum(after.values()), paid_before=bool(cohorts))

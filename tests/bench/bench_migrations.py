@@ -119,7 +119,7 @@ async def measured(database_url: str, total: int) -> Measured:
     await migrate(engine, mode="sandbox")
     await engine.dispose()
     async with opened_services(settings_of(database_url), clock=SettableClock(START)) as services:
-        await _seed(services, total)
+        await seed(services, total)
 
         def counting(status: str) -> Callable[[], Awaitable[int]]:
             async def count() -> int:
@@ -132,11 +132,11 @@ async def measured(database_url: str, total: int) -> Measured:
         next_day = START + timedelta(days=1)
         waiting, megabytes = await half(database_url, next_day, counting("scheduled"), total)
         applied, more = await half(database_url, RENEWAL, counting("applied"), total)
-        await _each_once(services, total)
+        await each_once(services, total)
     return Measured(waiting, applied, max(megabytes, more))
 
 
-async def _seed(services: Services, total: int) -> None:
+async def seed(services: Services, total: int) -> None:
     """Customers of Professional 1 who all renew at once, and a policy that raises it by 10 %."""
     document = await publish(services, read(examples.text("workspace")).document)
     for start in range(0, total, SEEDED_AT_A_TIME):
@@ -208,7 +208,7 @@ def _item(number: int) -> dict[str, Any]:
     }
 
 
-async def _each_once(services: Services, total: int) -> None:
+async def each_once(services: Services, total: int) -> None:
     """Every customer was moved, once, and the sum says so."""
     async with services.database.read() as session:
         moved = (

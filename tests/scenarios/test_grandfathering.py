@@ -3,7 +3,8 @@ up by what they change themselves."""
 
 import asyncio
 import copy
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -13,10 +14,12 @@ from typer.testing import CliRunner
 from entitlements.audit.ledger import Actor
 from entitlements.catalog.proposals import GrandfatherPolicy, Policy
 from entitlements.cli import app
+from entitlements.kernel.clock import SettableClock
 from entitlements.kernel.period import parse_instant
-from entitlements.services import Services
+from entitlements.services import Services, opened_services
 from entitlements.settings import Settings
 from tests.api import Api
+from tests.bench import bench_migrations as bench
 from tests.reconciliation import reconciled_clean
 
 one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -24,6 +27,7 @@ one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True
 
 Edit = Callable[[dict[str, Any]], None]
 
+HOLDERS = 60
 RENEWALS = [f"2026-{month:02}-01T12:00:00Z" for month in range(4, 13)]
 
 
@@ -72,6 +76,7 @@ async def invoiced(api: Api, customer_id: str = "acme") -> list[int]:
     return [int(invoice["total"]["amountMinor"]) for invoice in reversed(nodes)]
 
 
+@one_database
 async def test_a_price_rises_by_its_cap_at_each_renewal_until_it_is_at_list(
     api: Api, services: Services, example: Any
 ) -> None:
@@ -327,3 +332,23 @@ async def test_finance_follows_and_rolls_back_a_migration_from_a_terminal(
     await api.advance(RENEWALS[3])
     assert set(await invoiced(api)) == {9900}
     assert (await held(api))["items"][0]["grandfathered"]["movesAt"] is None
+
+
+async def test_several_workers_move_every_holder_once(settings: Settings) -> None:
+    """On rows written directly: the payment provider has no part in it."""
+    clock = SettableClock(bench.START)
+    async with (
+        opened_services(settings, clock=clock) as one,
+        opened_services(settings, clock=clock) as other,
+    ):
+        await bench.seed(one, HOLDERS)
+
+        async def together(work: Callable[[Services], Awaitable[int]]) -> None:
+            while any(await asyncio.gather(*(work(each) for each in (one, other) * 2))):
+                pass
+
+        clock.set(bench.START + timedelta(days=1))
+        await together(lambda each: each.moving.work(limit=10))
+        clock.set(bench.RENEWAL)
+        await together(lambda each: each.due.work())
+        await bench.each_once(one, HOLDERS)
