@@ -107,8 +107,8 @@ def due_at(
     match kind:
         case GrandfatherPolicy.KEEP:
             return None
-        case GrandfatherPolicy.NOW if noticed_at == published_at:
-            return published_at
+        case GrandfatherPolicy.NOW if calendars[0].anchor <= published_at == noticed_at:
+            return published_at  # who began to pay later is at the end of the first period
         case GrandfatherPolicy.AT_RENEWAL:
             nth = islice(renewals_after(calendars, published_at), (policy.renewals or 1) - 1, None)
             return next(renewal for renewal in nth if renewal >= noticed_at)
@@ -202,7 +202,7 @@ def destination(
             version, terms.entitlements_version, features.version if features else 0
         ),
         cap_percent=price.policy.max_increase_percent if price else terms.cap_percent,
-        rises=renewal and price is None and _rises(terms),
+        rises=renewal and price is None and rises(terms),
     )
     return to, price or features
 
@@ -240,7 +240,7 @@ def arrived(terms: Terms, to: Destination, list_recurring: ListRecurring) -> Ter
         before = list_recurring(terms.version) * Fraction(terms.price_factor)
         factor = _capped(before, list_recurring(to.version), cap)
     elif to.rises and terms.cap_percent is not None:
-        factor = _factor(Fraction(terms.price_factor) * _rise(terms.cap_percent))
+        factor = _raised(terms.price_factor, terms.cap_percent)
     return Terms(
         version=to.version,
         entitlements_version=to.entitlements_version,
@@ -249,8 +249,15 @@ def arrived(terms: Terms, to: Destination, list_recurring: ListRecurring) -> Ter
     )
 
 
-def _rises(terms: Terms) -> bool:
-    return terms.price_factor < LIST and bool(terms.cap_percent)
+def rises(terms: OnTerms) -> bool:
+    """Whether a price is below list and each renewal raises it: not by a cap of 0, nor from 0."""
+    if terms.price_factor == LIST or terms.cap_percent is None:
+        return False
+    return _raised(terms.price_factor, terms.cap_percent) > terms.price_factor
+
+
+def _raised(factor: Decimal, cap_percent: Decimal) -> Decimal:
+    return _factor(Fraction(factor) * _rise(cap_percent))
 
 
 def next_move_at(
@@ -330,7 +337,7 @@ def look_again_at(
         if instants
         else ()
     )
-    if _rises(terms):
+    if rises(terms):
         return at
     return renewals[-1] if renewals else at if instants else None
 

@@ -22,6 +22,7 @@ from entitlements.subscriptions.grandfathering import (
     destination,
     next_policy,
     renewals_after,
+    rises,
     terms_of,
 )
 from entitlements.subscriptions.lines import Book, slots_of
@@ -119,14 +120,13 @@ def standing_of(
     )
     moves_at = price[0] if price else None
     policy = price[1].policy.price if price else GrandfatherPolicy.KEEP
-    if item.price_factor < LIST and item.cap_percent:  # it rises with every renewal
+    if rises(item):  # with every renewal
         rises_at = next(renewals_after(calendars, at))
         moves_at = min(moves_at or rises_at, rises_at)
         policy = policy if price else GrandfatherPolicy.AT_RENEWAL
     cap = item.cap_percent
     if cap is None and price is not None:
         cap = price[1].policy.max_increase_percent
-    told = price or features
     at_list = msgspec.structs.replace(item, version=latest, price_factor=LIST)
     return Standing(
         package_id=item.package_id,
@@ -136,7 +136,7 @@ def standing_of(
         moves_at=moves_at,
         entitlements_policy=features[1].policy.entitlements if features else GrandfatherPolicy.KEEP,
         entitlements_move_at=features[0] if features else None,
-        notice_at=told[1].published_at if told else None,
+        notice_at=price[1].published_at if price else None,
         cap_percent=cap,
         recurring_minor=_recurring_minor(catalog, held, item),
         list_recurring_minor=_recurring_minor(catalog, held, at_list),

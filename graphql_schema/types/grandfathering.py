@@ -45,7 +45,7 @@ class Grandfathering:
         description="When what is granted moves next. Null: never, or not while it is paused."
     )
     notice_at: datetime | None = strawberry.field(
-        description="When the move was told: at publishing. Null where nothing moves."
+        description="When it was told that the price moves: at publishing. Null where it does not."
     )
     cap_percent: Decimal | None = strawberry.field(
         description="The most that one renewal may raise it, in percent; null: no cap."

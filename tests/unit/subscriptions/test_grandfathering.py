@@ -19,8 +19,10 @@ from entitlements.subscriptions.grandfathering import (
     PublishedPolicy,
     Terms,
     due_at,
+    look_again_at,
     next_move_at,
     renewals_after,
+    rises,
     terms_at,
 )
 
@@ -51,6 +53,7 @@ def due(published: PublishedPolicy, calendars: list[Calendar] = MONTHLY) -> date
         (said(2, KEEP), None),
         (said(2, NOW), PUBLISHED),
         (said(2, NOW, notice_days=30), day(3, 1)),
+        (said(2, NOW, MONTHLY[0].anchor - timedelta(days=3)), day(7, 1).replace(year=2025)),
         (said(2, RENEWAL, renewals=1), day(2, 1)),
         (said(2, RENEWAL, renewals=3), day(4, 1)),
         (said(2, RENEWAL, renewals=1, notice_days=17), day(2, 1)),  # 17 days to the second
@@ -110,6 +113,20 @@ def test_entitlements_move_while_the_price_stays() -> None:
 def test_a_cap_on_a_lower_price_changes_nothing_of_it() -> None:
     policies = [said(3, RENEWAL, renewals=1, max_increase_percent=Decimal(30))]
     assert on(HELD, policies, 1) == [Terms(version=3, entitlements_version=3)]
+
+
+@pytest.mark.parametrize(
+    ("factor", "cap", "rising"),
+    [("0.5", "20", True), ("0.5", "0", False), ("0", "20", False), ("1", "20", False),
+     ("0.000000000001", "20", False)],
+)  # fmt: skip
+def test_what_is_below_list_rises_unless_there_is_nothing_to_rise_by(
+    factor: str, cap: str, rising: bool
+) -> None:
+    terms = Terms(version=2, entitlements_version=2, price_factor=Decimal(factor),
+                  cap_percent=Decimal(cap))  # fmt: skip
+    assert rises(terms) is rising
+    assert look_again_at(terms, [], MONTHLY, PUBLISHED) == (PUBLISHED if rising else None)
 
 
 def test_what_is_overdue_moves_at_the_next_renewal() -> None:
