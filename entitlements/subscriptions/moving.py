@@ -211,9 +211,16 @@ class Moving:
                 pass
 
     async def _migration(
-        self, session: AsyncSession, published: PublishedPolicy, version: int, now: datetime
+        self,
+        session: AsyncSession,
+        published: PublishedPolicy,
+        version: int,
+        now: datetime,
+        *,
+        opened_at: datetime | None = None,
     ) -> MigrationRow:
-        """The migration of those who hold one version, begun by whoever comes first."""
+        """The migration of those who hold one version, begun by whoever comes first. Who came to
+        that version late is looked at already: then all that there are are (`opened_at`)."""
         name = {
             "proposal_id": published.proposal_id,
             "package_id": published.policy.package_id,
@@ -226,6 +233,7 @@ class Moving:
             "to_version": published.version,
             "status": "active",
             "created_at": now,
+            "opened_at": opened_at,
         }
         await session.execute(insert(MigrationRow).values(**values).on_conflict_do_nothing())
         return (await session.scalars(select(MigrationRow).filter_by(**name))).one()
@@ -311,14 +319,16 @@ class Moving:
         items: Mapping[str, SubscriptionItemRow],
     ) -> None:
         """Let what is due of a subscription wait for the end of its period, or happen at once."""
-        if subscription.provider_id is None:  # nobody tells of its renewals
-            state = in_effect(batch.catalog, state, batch.now)
         held = next(s for s in state.subscriptions if s.id == subscription.id)
         subscription.policies_due_at = None
         if not held.live or held.on_trial or held.status in STILL or held.cancel_at is not None:
             return  # when that changes it is looked at again
-        if is_due(held, batch.now):
+        if is_due(held, batch.now) and (held.provider_id is not None or held.queue):
             return  # the renewal comes first, and has it looked at
+        if held.provider_id is None:  # nobody tells of its renewals: a queue needs the period
+            state = in_effect(batch.catalog, state, batch.now)
+            held = next(s for s in state.subscriptions if s.id == subscription.id)
+            subscription.period_start, subscription.period_end = held.period.start, held.period.end
         queued = {e.request.move.package_id: e for e in held.queue if e.request.move is not None}
         again: list[datetime] = []
         for item in held.items:
@@ -327,8 +337,10 @@ class Moving:
             move = await self._move(session, batch, item, due_now(item, known, held, batch.now))
             if move is not None:
                 if move.to.version == item.version:
-                    await self._apply(session, batch, state, row, held, move)
-                    look_at_policies(subscription)
+                    if await self._apply(session, batch, state, row, held, move):
+                        look_at_policies(subscription)
+                    else:  # the next renewal has it tried again
+                        subscription.policies_due_at = None
                 else:
                     key = f"{move.migration_id}:{int(held.period.start.timestamp())}"
                     request = _request(held, move, ChangeTiming.NOW, known)
@@ -395,7 +407,7 @@ class Moving:
             name = (due.policy.proposal_id, item.package_id, item.version)
             if name not in batch.migrations:
                 batch.migrations[name] = await self._migration(
-                    session, due.policy, item.version, batch.now
+                    session, due.policy, item.version, batch.now, opened_at=batch.now
                 )
             migration_id = batch.migrations[name].id
         return Move(
@@ -418,7 +430,8 @@ class Moving:
         by_id = {row.id: row for row in batch.migrations.values()}
         mover = by_id.get(item.migration_id or "")
         if mover is not None and mover.status == "rolled_back":
-            return way_back(item, await _first_move(session, mover.id, held.id, item.package_id))
+            first = await _first_move(session, mover.id, held.id, item.package_id)
+            return way_back(item, first) if first is not None else None
         due = due_at_renewal(item, known, held)
         if due is not None and due.to.rises and mover is not None and mover.status == "paused":
             due = None
@@ -471,13 +484,14 @@ class Moving:
         row: CustomerRow,
         held: Subscription,
         move: Move,
-    ) -> None:
-        """Entitlements move at once and alone: the provider has no part in it."""
+    ) -> bool:
+        """Entitlements move at once and alone: the provider has no part in it. False where they
+        cannot."""
         known = self._known(batch, next(i for i in held.items if i.package_id == move.package_id))
         request = _request(held, move, ChangeTiming.PERIOD_END, known)
         plan = await self._planned(session, batch, state, row, request)
         if plan is None:
-            return
+            return False
         change = _change(row, plan, request, batch.now)
         change.effective_at = batch.now
         session.add(change)
@@ -485,6 +499,7 @@ class Moving:
         subscription.future_generation = max(1, subscription.future_generation)
         await session.flush()
         await apply_due(session, batch.catalog, row, batch.now, batch.now)
+        return change.status == "applied"
 
     async def _planned(
         self,
@@ -596,7 +611,7 @@ def _without(
 
 async def _first_move(
     session: AsyncSession, migration_id: str, subscription_id: str, package_id: str
-) -> Move:
+) -> Move | None:
     """The move by which a migration took up an item: from there it came."""
     requests = await session.scalars(
         select(ChangeRow.request)
@@ -608,7 +623,7 @@ async def _first_move(
         .order_by(ChangeRow.id)
     )
     moves = [msgspec.convert(request, ChangeRequest).move for request in requests]
-    return next(m for m in moves if m is not None and m.package_id == package_id)
+    return next((m for m in moves if m is not None and m.package_id == package_id), None)
 
 
 def _request(

@@ -352,3 +352,32 @@ async def test_several_workers_move_every_holder_once(settings: Settings) -> Non
         clock.set(bench.RENEWAL)
         await together(lambda each: each.due.work())
         await bench.each_once(one, HOLDERS)
+
+
+@one_database
+async def test_what_sales_sells_moves_by_our_own_calendar(
+    api: Api, services: Services, example: Any
+) -> None:
+    """Billed outside: the provider tells of no renewal, and no price is known here."""
+    await start(api, planId="enterprise")
+
+    def without_manager(document: dict[str, Any]) -> None:
+        plan_of(document, "enterprise")["entitlements"]["named-manager"] = False
+
+    policy = Policy(
+        package_id="enterprise",
+        price=GrandfatherPolicy.AT_RENEWAL,
+        renewals=2,
+        entitlements=GrandfatherPolicy.AT_RENEWAL,
+    )
+    document = copy.deepcopy(example)
+    without_manager(document)
+    proposal = await services.catalog.propose(
+        Actor("pricing"), document, "nobody calls", policies=[policy]
+    )
+    await services.catalog.approve(Actor("finance"), proposal.id, None)
+    await api.advance(RENEWALS[0])
+    assert (await api.access("acme", "named-manager"))["allowed"]
+    await api.advance(RENEWALS[1])
+    assert await versions(api) == ["enterprise@2"]
+    assert not (await api.access("acme", "named-manager"))["allowed"]
