@@ -26,10 +26,13 @@ from entitlements.subscriptions.grandfathering import (
     Terms,
     next_move_at,
     renewals_after,
+    rises,
     terms_at,
+    terms_of,
 )
 from entitlements.subscriptions.holders import Holder
-from entitlements.subscriptions.state import Item, Subscription, SubscriptionStatus
+from entitlements.subscriptions.standing import STILL, calendars_of
+from entitlements.subscriptions.state import Item, Subscription
 
 MOST_AFFECTED = 20
 HORIZON = timedelta(days=5 * 366)
@@ -214,7 +217,7 @@ class Prediction:
         known = self._policies.get(item.package_id, ())
         if not _moves(held) or not (known or terms.price_factor < LIST):
             return
-        calendars = [Calendar(held.anchor, held.interval)]
+        calendars = calendars_of(held)
         list_price = partial(self._list_price, held, item)
         at = self._now - _MOMENT  # what is published now moves now
         while (moves_at := _next(terms, known, calendars, at)) is not None:
@@ -282,10 +285,6 @@ class Prediction:
         )
 
 
-def terms_of(item: Item) -> Terms:
-    return Terms(version=item.version, entitlements_version=item.entitlements_version)
-
-
 def _next(
     terms: Terms,
     known: Sequence[PublishedPolicy],
@@ -296,13 +295,10 @@ def _next(
     found = next_move_at(
         terms, known, calendars, at, lambda policy: policy.price, version=terms.version
     )
-    if terms.price_factor < LIST and terms.cap_percent:
+    if rises(terms):
         rises_at = next(renewals_after(calendars, at))
         found = min(found or rises_at, rises_at)
     return found
-
-
-STILL = frozenset({SubscriptionStatus.INCOMPLETE, SubscriptionStatus.PAUSED})
 
 
 def _moves(held: Subscription) -> bool:

@@ -45,6 +45,7 @@ from entitlements.subscriptions.records import (
 from entitlements.subscriptions.request import ChangeRequest
 from entitlements.subscriptions.service import Caller, ChangeService
 from entitlements.subscriptions.standing import (
+    STILL,
     Due,
     HeldUp,
     Policies,
@@ -59,7 +60,6 @@ from entitlements.subscriptions.state import (
     CustomerState,
     Item,
     Subscription,
-    SubscriptionStatus,
 )
 from entitlements.subscriptions.tables import (
     ChangeRow,
@@ -80,9 +80,6 @@ MARKED_AT_A_TIME = 200
 RETRY_AFTER = timedelta(minutes=1)
 
 SYSTEM = Caller(ledger.SYSTEM, Authority.STAFF)
-
-STILL = frozenset({SubscriptionStatus.INCOMPLETE, SubscriptionStatus.PAUSED})
-"""Statuses in which nothing moves: nothing is renewed."""
 
 Names = Mapping[tuple[str, str, int], MigrationRow]
 """Migrations by proposal, package, and the version moved from."""

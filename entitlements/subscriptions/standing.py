@@ -26,10 +26,13 @@ from entitlements.subscriptions.grandfathering import (
     terms_of,
 )
 from entitlements.subscriptions.lines import Book, slots_of
-from entitlements.subscriptions.state import CustomerState, Item, Subscription
+from entitlements.subscriptions.state import CustomerState, Item, Subscription, SubscriptionStatus
 
 Policies = Mapping[str, Sequence[PublishedPolicy]]
 """What was published for holders of older versions, by package id, in order."""
+
+STILL = frozenset({SubscriptionStatus.INCOMPLETE, SubscriptionStatus.PAUSED})
+"""Statuses in which nothing moves: nothing is renewed."""
 
 HeldUp = Collection[tuple[str, str, int]]
 """Migrations that move nobody for now or any more: proposal, package, and the version held."""
