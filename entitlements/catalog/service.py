@@ -38,9 +38,11 @@ KEPT_REVISIONS = 8
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
     """What a proposal changes, as it would be published: the new versions of packages, with the
-    policies for those who hold older ones. `catalog` has every version that may be held."""
+    policies for those who hold older ones. `catalog` has every version that may be held,
+    `published` the policies that are approved already."""
 
     catalog: Catalog
+    published: Mapping[str, Sequence[PublishedPolicy]]
     new_versions: tuple[AnyPackage, ...]
     policies: tuple[Policy, ...]
     effective_at: datetime
@@ -398,6 +400,7 @@ class CatalogService:
         )
         return Change(
             catalog=await self.latest(),
+            published=await self.policies(),
             new_versions=publication.new_versions,
             policies=msgspec.convert(row.policies, tuple[Policy, ...]),
             effective_at=effective_at,

@@ -152,8 +152,12 @@ def _change_words(change: ChangeRow | None) -> Iterator[str]:
         return
     plan = msgspec.json.decode(change.plan, type=ChangePlan)
     request = msgspec.convert(change.request, ChangeRequest)
-    chosen = request.timing is not None or request.proration is not None
-    by = "as was chosen for it" if chosen else "by the product's policy"
+    if request.move is not None:
+        by = "by the policy for those who hold an older version"
+    elif request.timing is not None or request.proration is not None:
+        by = "as was chosen for it"
+    else:
+        by = "by the product's policy"
     timing, proration = plan.timing.value, plan.proration.value
     yield f"Policy: {change.direction}, effective {timing}, proration {proration}, {by}."
     why = f", because: {change.reason}" if change.reason else ""

@@ -9,14 +9,14 @@ from fractions import Fraction
 
 import msgspec
 
-from entitlements.catalog.model import AnyPackage, Bundle, Catalog
+from entitlements.catalog.model import AnyPackage, Bundle, Catalog, Charge, Price
 from entitlements.kernel.money import Money, decimals_of, round_half_away, round_rate
 from entitlements.kernel.period import Interval, Period, format_instant
-from entitlements.pricing.charges import explain, rate_text
+from entitlements.pricing.charges import amount, explain, rate_text
 from entitlements.pricing.proration import capped_credit
 from entitlements.subscriptions.change import ChangePlan
 from entitlements.subscriptions.invoice_line import Line, LineKind
-from entitlements.subscriptions.lines import Book, Slot, slots_of
+from entitlements.subscriptions.lines import Slot, slots_of
 from entitlements.subscriptions.state import Subscription
 
 
@@ -79,7 +79,7 @@ def explain_line(
         for kind in kinds  # of nothing the provider does not say whether it was given back
         for state in held
         if (slot := _slot(line, state)) is not None
-        and (found := _worked_out(catalog, package, line, kind, state, slot)) is not None
+        and (found := _worked_out(package, line, kind, state, slot)) is not None
     ]
     best = [found for found in fitting if found.computed_minor == line.amount_minor] or fitting
     first = f"{package.name}, version {package.version_id}"
@@ -99,7 +99,7 @@ def explain_line(
 
 def _slot(line: Line, held: Configuration) -> Slot | None:
     """What the line is of, if it may have been charged while this was held."""
-    if line.period is None or not _covers(held.period, line.period):
+    if line.period is None or not (line.metered or _covers(held.period, line.period)):
         return None
     for slot in held.slots:
         if (slot.key, slot.version) == (line.key, line.version):
@@ -112,23 +112,30 @@ def _covers(whole: Period, part: Period) -> bool:
 
 
 def _worked_out(
-    catalog: Catalog,
-    package: AnyPackage,
-    line: Line,
-    kind: LineKind,
-    held: Configuration,
-    slot: Slot,
+    package: AnyPackage, line: Line, kind: LineKind, held: Configuration, slot: Slot
 ) -> Explanation | None:
     assert line.period is not None
     currency = held.currency
     charge = package.charge(slot.charge_id)
     price = charge.price(currency, held.interval)
-    if price is None or slot.metered:
+    if price is None:
         return None
-    exact = Book(catalog, currency).amount(slot, held.interval)
-    listed = explain(charge, price, slot.quantity)
-    steps = [f"Price: {listed} = {_exact(exact, currency)} by the {held.interval}."]
-    steps += _discount(package, slot, exact, currency)
+    if line.metered:
+        return _use(charge, price, line, slot)
+    listed = amount(charge, price, slot.quantity)
+    words = explain(charge, price, slot.quantity)
+    steps = [f"Price: {words} = {_exact(listed, currency)} by the {held.interval}."]
+    exact = listed * Fraction(slot.price_factor)
+    if exact != listed:
+        steps.append(
+            f"Grandfathered: × {slot.price_factor} of that = {_exact(exact, currency)}, as far as "
+            "renewals may raise it."
+        )
+    if isinstance(package, Bundle) and package.discount_percent is not None:
+        steps.append(
+            f"Discount: the bundle's prices are its parts' less {package.discount_percent} %, "
+            "which is in the price."
+        )
     whole, part = _seconds(held.period), _seconds(line.period)
     share = Fraction(part, whole)
     potential = round_half_away(exact * share)
@@ -157,12 +164,21 @@ def _worked_out(
     return Explanation(steps=tuple(steps), computed_minor=computed)
 
 
-def _discount(package: AnyPackage, slot: Slot, exact: Fraction, currency: str) -> Iterator[str]:
-    if isinstance(package, Bundle) and package.discount_percent is not None:
-        yield (
-            f"Discount: the bundle's prices are its parts' less {package.discount_percent} %, "
-            "which is in the price."
-        )
+def _use(charge: Charge, price: Price, line: Line, slot: Slot) -> Explanation:
+    """The units that are to be paid for: what is included was left out before they were counted."""
+    assert line.period is not None
+    currency, units = price.currency, line.quantity or 0
+    beyond = msgspec.structs.replace(charge, included=0)
+    exact = amount(beyond, price, units) * Fraction(slot.price_factor)
+    computed = round_half_away(exact)
+    included = f", beyond {charge.included:,} included for each held" if charge.included else ""
+    factor = "" if slot.price_factor == 1 else f" × {slot.price_factor}, grandfathered,"
+    steps = (
+        f"Use: {units:,} in {_words(line.period)}{included}.",
+        f"Price: {explain(beyond, price, units)}{factor} = {_exact(exact, currency)}.",
+        f"Rounded half away from zero, once: {_money(computed, currency)}.",
+    )
+    return Explanation(steps=steps, computed_minor=computed)
 
 
 def _difference(computed_minor: int | None, line: Line, currency: str) -> Iterator[str]:

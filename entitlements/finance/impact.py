@@ -31,7 +31,7 @@ from entitlements.subscriptions.grandfathering import (
     terms_of,
 )
 from entitlements.subscriptions.holders import Holder
-from entitlements.subscriptions.standing import STILL, calendars_of
+from entitlements.subscriptions.standing import STILL, HeldUp, Policies, calendars_of
 from entitlements.subscriptions.state import Item, Subscription
 
 MOST_AFFECTED = 20
@@ -128,14 +128,13 @@ class Prediction:
     of the customers of what changes."""
 
     def __init__(
-        self,
-        proposed: Proposed,
-        published: Mapping[str, Sequence[PublishedPolicy]],
-        now: datetime,
+        self, proposed: Proposed, published: Policies, now: datetime, *, held_up: HeldUp = ()
     ) -> None:
-        """`published` are the policies that are in force or approved already, by package id."""
+        """`published` are the policies that are in force or approved already; `held_up` the
+        migrations by them that move nobody for now."""
         self._proposed = proposed
         self._now = now
+        self._held_up = held_up
         self._policies = {id: list(known) for id, known in published.items()}
         for id, package in proposed.new_versions.items():
             said = PublishedPolicy(
@@ -214,7 +213,11 @@ class Prediction:
 
     def _path(self, held: Subscription, item: Item, terms: Terms) -> Iterator[tuple[datetime, int]]:
         """When the price of an item moves, and its MRR from then on."""
-        known = self._policies.get(item.package_id, ())
+        known = [
+            one
+            for one in self._policies.get(item.package_id, ())
+            if (one.proposal_id, item.package_id, item.version) not in self._held_up
+        ]
         if not _moves(held) or not (known or terms.price_factor < LIST):
             return
         calendars = calendars_of(held)

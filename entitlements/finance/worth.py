@@ -7,6 +7,7 @@ from entitlements.finance.impact import Impact, Prediction, Proposed
 from entitlements.kernel.clock import Clock
 from entitlements.storage.unit_of_work import Database
 from entitlements.subscriptions.holders import holders
+from entitlements.subscriptions.moving import held_up, load_migrations
 
 
 class Worth:
@@ -24,8 +25,11 @@ class Worth:
             policies={policy.package_id: policy for policy in change.policies},
             effective_at=change.effective_at,
         )
-        prediction = Prediction(proposed, {}, self._clock.now())
         async with self._database.read() as session:
+            migrations = held_up(await load_migrations(session))
+            prediction = Prediction(
+                proposed, change.published, self._clock.now(), held_up=migrations
+            )
             async for batch in holders(session):
                 await asyncio.to_thread(prediction.add, batch)
         return prediction.result()

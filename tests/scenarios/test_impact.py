@@ -116,3 +116,56 @@ async def test_the_impact_is_read_in_a_terminal_and_by_programs(
         ("now", "10000", ""), ("step", "15000", "5000"), ("version", "", "5000"),
         ("package", "10000", "5000"), ("customer", "10000", "5000"),
     ]  # fmt: skip
+
+
+async def total(api: Api) -> dict[str, int]:
+    """The MRR of everything sold, by the movements until now."""
+    found = {}
+    for currency in ("usd", "eur"):
+        span = {"from": "2026-01-01T00:00:00Z", "to": "2031-01-01T00:00:00Z"}
+        query = """query ($from: DateTime!, $to: DateTime!, $currency: String!) {
+          mrrMovements(from: $from, to: $to, currency: $currency) { closing { amountMinor } } }"""
+        moved = await api.ask(query, currency=currency, **span)
+        found[currency] = int(moved["mrrMovements"]["closing"]["amountMinor"])
+    return {currency: minor for currency, minor in found.items() if minor}
+
+
+@one_database
+async def test_the_mrr_is_what_was_predicted_once_the_clock_has_passed_every_move(
+    api: Api, services: Services
+) -> None:
+    await publish(services, catalog())
+    await firm(api, "ann")
+    await firm(api, "yearly", "YEAR")
+    await api.create_customer("team")
+    await api.change("1", customerId="team", planId="team",
+                     quantities=[{"featureId": "seats", "quantity": 3}],
+                     addOns=[{"id": "report", "quantity": 2}])  # fmt: skip
+    await api.advance("2026-03-10T12:00:00Z")
+    await firm(api, "later")
+    await firm(api, "leaves")
+    await api.cancel("2", customerId="leaves", productId="desk")  # at once: nothing is left
+    document = catalog(seat="590.00", base="155.55")
+    document["products"][0]["plans"][0]["charges"][0]["prices"]["usd"]["month"] = "59.00"
+    document["products"][0]["plans"][1]["charges"][0]["prices"]["usd"]["year"] = "1500.00"
+    document["products"][0]["add_ons"][0]["charges"][0]["prices"]["usd"]["month"] = "31.01"
+    proposal = await propose(
+        api, document,
+        {"packageId": "firm", "price": "AT_RENEWAL", "renewals": 2, "maxIncreasePercent": "20",
+         "noticeDays": 30},
+        {"packageId": "report", "price": "NOW"},
+        {"packageId": "team", "price": "KEEP_UNTIL", "until": "2026-04-20T00:00:00Z",
+         "maxIncreasePercent": "10"},
+    )  # fmt: skip
+    finance = (await keys.create(services.database, Actor("test"), role="finance", name="Fay"))[1]
+    approve = "mutation ($id: ID!) { approveProposal(id: $id) { __typename } }"
+    await api.bound_to(finance).ask(approve, id=proposal)
+    signed = await impact(api, proposal)
+    assert len(signed["mrrSteps"]) > 6
+    for step in signed["mrrSteps"]:
+        await api.advance(step["at"])
+        predicted = {each["currency"]: int(each["amountMinor"]) for each in step["mrr"]}
+        assert await total(api) == predicted, step["at"]
+    assert {version["policy"] for version in signed["versions"]} == {
+        "AT_RENEWAL", "NOW", "KEEP_UNTIL",
+    }  # fmt: skip
