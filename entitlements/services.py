@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from entitlements.access.counting import UsageService
 from entitlements.access.offering import Offering
 from entitlements.access.overrides import OverrideService
+from entitlements.access.refusals import Refusals
 from entitlements.access.service import Access
 from entitlements.access.signals import Signals
 from entitlements.access.snapshots import Snapshots
@@ -105,6 +106,7 @@ class Services:
     streams: Streams
     offering: Offering
     overrides: OverrideService
+    refusals: Refusals
     sandbox_clock: "SandboxClock"
 
     async def close(self) -> None:
@@ -437,6 +439,7 @@ async def build_services(settings: Settings, *, clock: SettableClock | None = No
         streams=Streams(snapshots, service_clock, settings.streams_at_most),
         offering=Offering(database, service_clock, snapshots, usage.used, quoting),
         overrides=OverrideService(database, catalog.current, service_clock),
+        refusals=Refusals(database, service_clock),
         sandbox_clock=sandbox_clock,
     )
 

@@ -12,7 +12,7 @@ from strawberry.extensions.field_extension import AsyncExtensionResolver, FieldE
 from strawberry.types import Info
 
 from entitlements.audit.ledger import Actor
-from entitlements.kernel.errors import Forbidden, NotFound, ValidationFailed
+from entitlements.kernel.errors import Forbidden, NotFound, ServiceError, ValidationFailed
 from entitlements.subscriptions.change import Authority
 from entitlements.subscriptions.service import Caller
 
@@ -168,10 +168,35 @@ class Guarded(FieldExtension):
         self, next_: AsyncExtensionResolver, source: Any, info: Info, **kwargs: Any
     ) -> Any:
         assert info.path.typename is not None
-        require(info.path.typename, info.field_name, info.context.principal)
-        if info.context.lasting:
-            await info.context.still_good()
-        return await next_(source, info, **kwargs)
+        principal: Principal = info.context.principal
+        try:
+            require(info.path.typename, info.field_name, principal)
+            if info.context.lasting:
+                await info.context.still_good()
+            return await next_(source, info, **kwargs)
+        except ServiceError as error:
+            code = refused_code(error)
+            if code is not None and principal.role in _KEPT:
+                actor, refusals = info.context.caller.actor, info.context.services.refusals
+                asked = f"{info.path.typename}.{info.field_name}"
+                await refusals.note(actor, asked, code, error.message)
+            raise
+
+
+_KEPT = frozenset(Role) - {Role.PUBLISHABLE, Role.CUSTOMER}
+"""Whose refusals the ledger keeps: who has one of these keys was given it by name."""
+
+_REFUSALS = frozenset({"FORBIDDEN", "OWN_PROPOSAL"})
+_BEYOND_BOUNDS = frozenset({"NOT_YOURS_TO_CHOOSE", "NOT_YOURS_TO_END", "END_REQUIRED", "TOO_LATE"})
+"""Codes of errors, and of issues with the input, that say that somebody else may."""
+
+
+def refused_code(error: ServiceError) -> str | None:
+    """The code by which an error is a refusal for want of authority; None where it is not."""
+    if isinstance(error, ValidationFailed):
+        codes = (issue.code for issue in error.issues)
+        return next((code for code in codes if code in _BEYOND_BOUNDS), None)
+    return error.code if error.code in _REFUSALS else None
 
 
 def customer_of(principal: Principal, customer_id: str | None) -> str:
