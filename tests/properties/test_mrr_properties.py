@@ -99,7 +99,7 @@ async def recorded(
     return whole, groups
 
 
-@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(STEPS, st.integers(0, 40), st.integers(1, 30))
 def test_movements_are_what_they_are_by_hand_and_their_groups_add_up(
     tmp_path: Path, sqlite_template: Path, steps: list[Step], first_day: int, days: int

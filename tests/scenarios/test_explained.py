@@ -38,6 +38,7 @@ async def everything(api: Api) -> list[Any]:
     return found
 
 
+@one_database
 async def test_every_line_of_a_life_is_worked_out_anew(
     api: Api, services: Services, example: Any
 ) -> None:

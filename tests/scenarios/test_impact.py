@@ -49,6 +49,7 @@ async def firm(api: Api, id: str, interval: str = "MONTH") -> None:
     assert done["__typename"] == "ChangeCommitted"
 
 
+@one_database
 async def test_a_capped_rise_is_worth_what_it_says_and_stays_as_it_was_signed(
     api: Api, services: Services
 ) -> None:
