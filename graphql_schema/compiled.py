@@ -51,11 +51,11 @@ from strawberry import Schema
 from strawberry.types.field import StrawberryField
 
 from entitlements.access.snapshots import Known
-from entitlements.kernel.errors import NotFound
+from entitlements.kernel.errors import Forbidden, NotFound
 from graphql_schema.coercion import REQUIRED, NotHere, NotHot, arguments_of, variable_of
 from graphql_schema.context import Context
 from graphql_schema.errors import coded
-from graphql_schema.permissions import customer_of, require
+from graphql_schema.permissions import customer_of, keep_refusal, require
 from graphql_schema.types.access import entitlement_types
 
 HOT: Final = frozenset({"Query.access", "Query.accessMany", "Query.customer", "Mutation.consume"})
@@ -251,7 +251,11 @@ class _Compiler:
             resolver = _customer_with_counters if self._counters_asked else _customer
 
         async def resolve(info: _Info) -> Any:
-            require(parent, name, info.context.principal)
+            try:
+                require(parent, name, info.context.principal)
+            except Forbidden as error:
+                await keep_refusal(info.context, f"{parent}.{name}", error)
+                raise
             given = arguments(info.variables)
             try:
                 return await resolver(None, info, **given)

@@ -168,18 +168,13 @@ class Guarded(FieldExtension):
         self, next_: AsyncExtensionResolver, source: Any, info: Info, **kwargs: Any
     ) -> Any:
         assert info.path.typename is not None
-        principal: Principal = info.context.principal
         try:
-            require(info.path.typename, info.field_name, principal)
+            require(info.path.typename, info.field_name, info.context.principal)
             if info.context.lasting:
                 await info.context.still_good()
             return await next_(source, info, **kwargs)
         except ServiceError as error:
-            code = refused_code(error)
-            if code is not None and principal.role in _KEPT:
-                actor, refusals = info.context.caller.actor, info.context.services.refusals
-                asked = f"{info.path.typename}.{info.field_name}"
-                await refusals.note(actor, asked, code, error.message)
+            await keep_refusal(info.context, f"{info.path.typename}.{info.field_name}", error)
             raise
 
 
@@ -189,6 +184,13 @@ _KEPT = frozenset(Role) - {Role.PUBLISHABLE, Role.CUSTOMER}
 _REFUSALS = frozenset({"FORBIDDEN", "OWN_PROPOSAL"})
 _BEYOND_BOUNDS = frozenset({"NOT_YOURS_TO_CHOOSE", "NOT_YOURS_TO_END", "END_REQUIRED", "TOO_LATE"})
 """Codes of errors, and of issues with the input, that say that somebody else may."""
+
+
+async def keep_refusal(context: Any, asked: str, error: ServiceError) -> None:
+    """Write down that a root field was refused to somebody with a key, if that is what happened."""
+    code = refused_code(error)
+    if code is not None and context.principal.role in _KEPT:
+        await context.services.refusals.note(context.caller.actor, asked, code, error.message)
 
 
 def refused_code(error: ServiceError) -> str | None:

@@ -56,6 +56,8 @@ async def test_pricing_proposes_finance_approves_support_keeps_within_bounds_and
         )
         == "FORBIDDEN"
     )
+    hot = '{ access(customerId: "acme", featureId: "sso") { allowed } }'
+    assert await pricing.refused(hot) == "FORBIDDEN"
     late = {"end": "2026-09-01T00:00:00Z"}
     assert (await support.ask(OVERRIDE, **late))["setOverride"]["issues"] == [{"code": "TOO_LATE"}]
     within = {"end": "2026-05-01T00:00:00Z"}
@@ -69,6 +71,7 @@ async def test_pricing_proposes_finance_approves_support_keeps_within_bounds_and
         ("key:pricing", "Mutation.approveProposal", "FORBIDDEN"),
         (admin, "Mutation.approveProposal", "OWN_PROPOSAL"),
         ("key:finance", "Mutation.revokeCustomerTokens", "FORBIDDEN"),
+        ("key:pricing", "Query.access", "FORBIDDEN"),
         ("key:support", "Mutation.setOverride", "TOO_LATE"),
     ]
 
