@@ -1,8 +1,8 @@
-"""The statements that count. Each moves a counter under its condition at once: nobody who counts
-at the same time can come between the look and the step.
+"""The statements that count. Who is held to a limit first locks the counters, so that nobody who
+counts at the same time can come between the look and the step.
 
 Whoever writes several rows takes them in one order, so that no two wait for each other: events,
-counters by their key, days by theirs, counters that only bill by theirs, the idempotency key last.
+counters by their key, days by theirs, idempotency keys, counters that only bill by theirs.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,15 +11,13 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import (
-    BigInteger,
     ColumnElement,
-    Table,
     bindparam,
     delete,
     exists,
-    or_,
     select,
     tuple_,
+    update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -62,6 +60,12 @@ _COUNTER_KEY = ("customer_id", "window_start", "feature_id")
 _DAY_KEY = ("customer_id", "feature_id", "day")
 
 
+CounterKey = tuple[str, datetime, str]
+"""A customer, the start of a window, a feature."""
+
+DayKey = tuple[str, str, date]
+
+
 class Count(msgspec.Struct, frozen=True, kw_only=True):
     """One step of one counter. `quantity` is added; of a LEVEL it takes the place.
 
@@ -85,13 +89,22 @@ class Count(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def billed_row(self) -> dict[str, Any]:
         assert self.billed is not None
-        return self._row | {
+        return self.row | {
             "window_start": self.billed.start + BILLED_APART,
             "expires_at": self.billed.end + COUNTERS_KEPT,
         }
 
     @property
-    def _row(self) -> dict[str, object]:
+    def counter(self) -> CounterKey:
+        """Which counter: in this order they are locked."""
+        return self.customer_id, self.window.bucket_start, self.feature_id
+
+    @property
+    def day(self) -> DayKey:
+        return self.customer_id, self.feature_id, self.at.date()
+
+    @property
+    def row(self) -> dict[str, object]:
         end = self.window.bucket_end
         return {
             "customer_id": self.customer_id,
@@ -102,7 +115,7 @@ class Count(msgspec.Struct, frozen=True, kw_only=True):
         }
 
     @property
-    def _day(self) -> dict[str, object]:
+    def day_row(self) -> dict[str, object]:
         return {
             "customer_id": self.customer_id,
             "feature_id": self.feature_id,
@@ -115,33 +128,15 @@ class _Statements:
     """All of it in one dialect, built once."""
 
     def __init__(self, insert: Any) -> None:
-        wanted, bound = _row_of(_COUNTER), bindparam("bound", type_=BigInteger)
-        used = wanted[3]
-        counting = insert(_COUNTER).from_select(
-            [column.name for column in _COUNTER.columns], select(*wanted).where(used <= bound)
-        )
-        step = _COUNTER.c.used + counting.excluded.used
-        self.count = counting.on_conflict_do_update(
-            index_elements=_COUNTER_KEY, set_={"used": step}, where=step <= bound
-        ).returning(_COUNTER.c.used)
-
-        same = [_COUNTER.c[name] == bindparam(name) for name in _COUNTER_KEY]
-        setting = insert(_COUNTER).from_select(
-            [column.name for column in _COUNTER.columns],
-            select(*wanted).where(or_(used <= bound, used == 0, exists().where(*same))),
-        )
-        self.set_level = setting.on_conflict_do_update(
-            index_elements=_COUNTER_KEY,
-            set_={"used": setting.excluded.used},
-            where=or_(setting.excluded.used <= bound, setting.excluded.used <= _COUNTER.c.used),
-        ).returning(_COUNTER.c.used)
-
         adding = insert(_COUNTER)
         self.add = adding.on_conflict_do_update(
             index_elements=_COUNTER_KEY,
             set_={"used": _COUNTER.c.used + adding.excluded.used},
         )
         on_day = insert(_DAY)
+        self.begin = adding.on_conflict_do_nothing()
+        of_key = [_COUNTER.c[name] == bindparam(f"of_{name}") for name in _COUNTER_KEY]
+        self.set = update(_COUNTER).where(*of_key).values(used=bindparam("now"))
         self.add_day = on_day.on_conflict_do_update(
             index_elements=_DAY_KEY,
             set_={"quantity": _DAY.c.quantity + on_day.excluded.quantity},
@@ -155,10 +150,6 @@ class _Statements:
         )
 
 
-def _row_of(table: Table) -> list[ColumnElement[Any]]:
-    return [bindparam(column.name, type_=column.type) for column in table.columns]
-
-
 _DIALECTS = {
     "postgresql": _Statements(postgresql.insert),
     "sqlite": _Statements(sqlite.insert),
@@ -169,31 +160,118 @@ def _statements(session: AsyncSession) -> _Statements:
     return _DIALECTS[session.get_bind().dialect.name]
 
 
-# ── one at a time ────────────────────────────────────────────────────────────
+# ── up to a limit ────────────────────────────────────────────────────────────
 
 
-async def count(session: AsyncSession, step: Count, bound: int) -> int | None:
-    """Add to a counter unless it would pass `bound`; what it says then, None if it was left."""
+class Steps(msgspec.Struct):
+    """What some requests come to: what counters say then, what is added to days or set on them,
+    the idempotency keys with their answers, and what was counted that is billed apart."""
+
+    counters: dict[CounterKey, int] = {}
+    added: dict[DayKey, int] = {}
+    levels: dict[DayKey, int] = {}
+    keys: list[dict[str, Any]] = []
+    billed: list[Count] = []
+
+
+async def lock(session: AsyncSession, counters: Iterable[CounterKey]) -> dict[CounterKey, int]:
+    """What counters say, until the transaction's end; those that are not there are left out."""
+    wanted = sorted(set(counters))
+    found: dict[CounterKey, int] = {}
+    if _is_postgresql(session):
+        rows = await _on_postgresql(session, _LOCK, _columns(wanted, 3))
+        return {(row[0], row[1], row[2]): row[3] for row in rows}
+    columns = [_COUNTER.c[name] for name in _COUNTER_KEY]
+    for start in range(0, len(wanted), _ASKED_AT_ONCE):
+        some = wanted[start : start + _ASKED_AT_ONCE]
+        query = select(*columns, _COUNTER.c.used).where(tuple_(*columns).in_(some))
+        found |= {(row[0], row[1], row[2]): row[3] for row in await session.execute(query)}
+    return found
+
+
+async def begin(session: AsyncSession, steps: Iterable[Count]) -> None:
+    """Make the counters of some steps, at 0, where they are not there."""
+    rows = {step.counter: {**step.row, "used": 0} for step in steps}
+    await session.execute(_statements(session).begin, [rows[key] for key in sorted(rows)])
+
+
+async def write(session: AsyncSession, steps: Steps) -> bool:
+    """Write what follows for counters that are locked; False where a key is there already, and
+    nothing may be committed."""
+    counters = [(*key, used) for key, used in sorted(steps.counters.items())]
+    added = [(*key, quantity) for key, quantity in sorted(steps.added.items())]
+    levels = [(*key, quantity) for key, quantity in sorted(steps.levels.items())]
+    order = ("customer_id", "mutation", "key")
+    keys = sorted(steps.keys, key=lambda row: tuple(row[name] for name in order))
+    if _is_postgresql(session):
+        rows = [tuple(row[column.name] for column in _KEY.columns) for row in keys]
+        given = (
+            *_columns(counters, 4),
+            *_columns(added, 4),
+            *_columns(levels, 4),
+            *_columns(rows, len(_KEY.columns)),
+        )
+        return len(await _on_postgresql(session, _WRITE, given)) == len(keys)
     statements = _statements(session)
-    used: int | None = await session.scalar(statements.count, {**step._row, "bound": bound})
-    if used is not None:
-        await session.execute(statements.add_day, step._day)
-        await bill(session, [step])
-    return used
+    of = [f"of_{name}" for name in _COUNTER_KEY]
+    writes: list[tuple[Any, Sequence[str], list[tuple[Any, ...]]]] = [
+        (statements.set, (*of, "now"), counters),
+        (statements.add_day, (*_DAY_KEY, "quantity"), added),
+        (statements.set_day, (*_DAY_KEY, "quantity"), levels),
+    ]
+    for statement, names, values in writes:
+        if values:
+            set_rows = [dict(zip(names, value, strict=True)) for value in values]
+            await session.execute(statement, set_rows)
+    return len((await session.execute(statements.remember, keys)).all()) == len(keys)
 
 
-async def set_level(session: AsyncSession, step: Count, bound: int) -> int | None:
-    """Set a level unless it would rise above `bound`; the level then, None if it was left."""
-    statements = _statements(session)
-    level: int | None = await session.scalar(statements.set_level, {**step._row, "bound": bound})
-    if level is not None:
-        await session.execute(statements.set_day, step._day)
-    return level
+def _is_postgresql(session: AsyncSession) -> bool:
+    return session.get_bind().dialect.name == "postgresql"
 
 
-async def remember(session: AsyncSession, row: Mapping[str, object]) -> bool:
-    """Store an idempotency key with its answer; False where the key is there already."""
-    return await session.scalar(_statements(session).remember, row) is not None
+def _columns(rows: Sequence[tuple[Any, ...]], count: int) -> tuple[list[Any], ...]:
+    return tuple([row[n] for row in rows] for n in range(count))
+
+
+async def _on_postgresql(
+    session: AsyncSession, statement: str, given: tuple[list[Any], ...]
+) -> Sequence[Any]:
+    """Rows by column, as arrays: one statement, prepared once, however many rows there are."""
+    connection = await session.connection()
+    return (await connection.exec_driver_sql(statement, given)).all()
+
+
+_LOCK = """
+SELECT c.customer_id, c.window_start, c.feature_id, c.used FROM usage_counter c
+  JOIN unnest($1::varchar[], $2::timestamptz[], $3::varchar[])
+    AS w (customer_id, window_start, feature_id)
+    USING (customer_id, window_start, feature_id)
+  ORDER BY c.customer_id COLLATE "C", c.window_start, c.feature_id COLLATE "C" FOR UPDATE OF c
+"""
+
+_WRITE = """
+WITH counted AS (
+  UPDATE usage_counter c SET used = w.used
+    FROM unnest($1::varchar[], $2::timestamptz[], $3::varchar[], $4::bigint[])
+      AS w (customer_id, window_start, feature_id, used)
+    WHERE (c.customer_id, c.window_start, c.feature_id)
+      = (w.customer_id, w.window_start, w.feature_id)
+), added AS (
+  INSERT INTO usage_day (customer_id, feature_id, day, quantity)
+    SELECT * FROM unnest($5::varchar[], $6::varchar[], $7::date[], $8::bigint[])
+    ON CONFLICT (customer_id, feature_id, day)
+    DO UPDATE SET quantity = usage_day.quantity + excluded.quantity
+), levels AS (
+  INSERT INTO usage_day (customer_id, feature_id, day, quantity)
+    SELECT * FROM unnest($9::varchar[], $10::varchar[], $11::date[], $12::bigint[])
+    ON CONFLICT (customer_id, feature_id, day) DO UPDATE SET quantity = excluded.quantity
+)
+INSERT INTO usage_key (customer_id, mutation, key, request_digest, answer, created_at)
+  SELECT * FROM unnest($13::varchar[], $14::varchar[], $15::varchar[], $16::varchar[],
+                       $17::text[], $18::timestamptz[])
+  ON CONFLICT DO NOTHING RETURNING key
+"""
 
 
 # ── many at a time ───────────────────────────────────────────────────────────
@@ -245,8 +323,8 @@ async def add(session: AsyncSession, steps: Iterable[Count]) -> None:
     steps = list(steps)
     for step in steps:
         for sums, row, key, name in (
-            (counters, step._row, _COUNTER_KEY, "used"),
-            (days, step._day, _DAY_KEY, "quantity"),
+            (counters, step.row, _COUNTER_KEY, "used"),
+            (days, step.day_row, _DAY_KEY, "quantity"),
         ):
             seen = sums.setdefault(tuple(row[k] for k in key), row)
             if seen is not row:
@@ -343,17 +421,20 @@ async def last_before(
 
 
 async def remembered(
-    session: AsyncSession, customer_id: str, mutation: str, key: str
-) -> tuple[str, str] | None:
-    """The request's digest and the answer of an idempotency key."""
-    row = (
-        await session.execute(
-            select(_KEY.c.request_digest, _KEY.c.answer).where(
-                _KEY.c.customer_id == customer_id, _KEY.c.mutation == mutation, _KEY.c.key == key
-            )
-        )
-    ).first()
-    return None if row is None else (row.request_digest, row.answer)
+    session: AsyncSession, keys: Sequence[tuple[str, str, str]]
+) -> dict[tuple[str, str, str], tuple[str, str]]:
+    """The request's digest and the answer of those idempotency keys that are there.
+
+    A key is the customer's, of a mutation.
+    """
+    columns = (_KEY.c.customer_id, _KEY.c.mutation, _KEY.c.key)
+    found: dict[tuple[str, str, str], tuple[str, str]] = {}
+    for start in range(0, len(keys), _ASKED_AT_ONCE):
+        some = keys[start : start + _ASKED_AT_ONCE]
+        query = select(*columns, _KEY.c.request_digest, _KEY.c.answer)
+        for row in await session.execute(query.where(tuple_(*columns).in_(some))):
+            found[row[0], row[1], row[2]] = row[3], row[4]
+    return found
 
 
 # ── forgetting ───────────────────────────────────────────────────────────────

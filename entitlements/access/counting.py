@@ -6,19 +6,21 @@ What is in the counters is read by checks (`used`) and by the change engine (`us
 import hashlib
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 from prometheus_client import Counter
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from entitlements.access import counters
+from entitlements.access.batches import Batches
 from entitlements.access.counters import (
     BILLED_APART,
     CALENDAR_COUNTERS_KEPT,
     COUNTERS_KEPT,
     EVENTS_LATE_AT_MOST,
     Count,
+    CounterKey,
     Event,
 )
 from entitlements.access.service import Answer, Check
@@ -52,7 +54,12 @@ from entitlements.grants.decide import Decision, DenialReason, decide
 from entitlements.grants.merge import Grants
 from entitlements.grants.sources import GrantSource, GrantSourceKind
 from entitlements.kernel.clock import Clock
-from entitlements.kernel.errors import IdempotencyConflict, NotFound, ValidationFailed
+from entitlements.kernel.errors import (
+    IdempotencyConflict,
+    NotFound,
+    ServiceError,
+    ValidationFailed,
+)
 from entitlements.kernel.period import Interval, Period
 from entitlements.storage.unit_of_work import Database
 from entitlements.subscriptions.customers import CustomerService
@@ -65,6 +72,8 @@ EVENTS_EARLY_AT_MOST = timedelta(minutes=5)
 """Clocks differ by so much; an event from further ahead is a mistake."""
 
 HISTORY_DAYS_AT_MOST = 366
+REPEATED_AT_MOST = 10
+"""How often keys may turn up in others' hands while some requests are settled."""
 
 
 COUNTED = Counter(
@@ -82,6 +91,10 @@ class Consumed(msgspec.Struct, frozen=True):
 
     answer: Answer
     duplicate: bool
+
+
+Settled = Consumed | ServiceError
+"""What becomes of a count."""
 
 
 class Rejected(msgspec.Struct, frozen=True):
@@ -146,6 +159,11 @@ class _Request(msgspec.Struct, frozen=True, kw_only=True):
     bound: int
     answer: Callable[[int, bool], Answer]
 
+    @property
+    def name(self) -> tuple[str, str, str]:
+        """What is done once."""
+        return self.customer_id, self.mutation, self.key
+
 
 class _KnownOf(NamedTuple):
     """What is known of a catalog: the product of each feature, and what is `billed_apart`."""
@@ -156,7 +174,7 @@ class _KnownOf(NamedTuple):
 
 
 class _Repeated(Exception):
-    """The key is there already: whatever was counted under it is rolled back."""
+    """A key is there already: whatever was counted with it is rolled back."""
 
 
 class UsageService:
@@ -176,6 +194,7 @@ class UsageService:
         self._known = known
         self._signals = signals
         self._of_catalog = _KnownOf(Catalog.EMPTY, {}, frozenset())
+        self._batches = Batches(self._settle)
 
     # ── one at a time ────────────────────────────────────────────────────────
 
@@ -221,7 +240,7 @@ class UsageService:
             bound=-1 if feature is None else bound_of(grants, feature.id),
             answer=_answering(catalog, grants, feature, mutation, quantity, check, state.revision),
         )
-        consumed = await self._settle(request)
+        consumed = await self._batches.settled(request)
         outcome = "counted" if consumed.answer.decision.allowed else "denied"
         outcome = "repeated" if consumed.duplicate else outcome
         self._told(mutation, customer_id, consumed.answer, outcome)
@@ -232,36 +251,17 @@ class UsageService:
         if outcome == "denied":
             self._signals.heard(customer_id, [answer])
 
-    async def _settle(self, request: _Request) -> Consumed:
-        """Count, answer and remember the answer in one transaction: all of it or nothing."""
-        try:
-            async with self._database.write() as session:
-                used, counted, resets_at = await _counted(session, request)
-                answer = request.answer(used, counted)
-                answer = msgspec.structs.replace(answer, resets_at=resets_at)
-                row = {
-                    "customer_id": request.customer_id,
-                    "mutation": request.mutation,
-                    "key": request.key,
-                    "request_digest": request.digest,
-                    "answer": msgspec.json.encode(_stored(answer)).decode(),
-                    "created_at": request.at,
-                }
-                if not await counters.remember(session, row):
-                    raise _Repeated
-        except _Repeated:
-            return await self._first_answer(request)
-        return Consumed(answer, False)
-
-    async def _first_answer(self, request: _Request) -> Consumed:
-        async with self._database.read() as session:
-            found = await counters.remembered(
-                session, request.customer_id, request.mutation, request.key
-            )
-        if found is None or found[0] != request.digest:
-            raise IdempotencyConflict("this key was used for another request")
-        stored = msgspec.json.decode(found[1], type=StoredAnswer)
-        return Consumed(_restored(request.catalog, request.check, stored), True)
+    async def _settle(self, requests: Sequence[_Request]) -> list[Settled]:
+        """Count, answer and remember the answers in one transaction: all of it or nothing."""
+        known: Mapping[tuple[str, str, str], tuple[str, str]] = {}
+        for _ in range(REPEATED_AT_MOST):
+            try:
+                async with self._database.write() as session:
+                    return await _settled(session, requests, known)
+            except _Repeated:  # its first answer was given by another process, or long ago
+                async with self._database.read() as session:
+                    known = await counters.remembered(session, [r.name for r in requests])
+        raise RuntimeError("keys are there and are not there")
 
     def _step(
         self, catalog: Catalog, state: CustomerState, feature: Feature, quantity: int, at: datetime
@@ -475,31 +475,130 @@ class UsageService:
             return await counters.purge(session, now)
 
 
-async def _counted(session: AsyncSession, request: _Request) -> tuple[int, bool, datetime | None]:
-    """What the window says after the step, whether it was counted, and when the window ends."""
+async def _settled(
+    session: AsyncSession,
+    requests: Sequence[_Request],
+    known: Mapping[tuple[str, str, str], tuple[str, str]],
+) -> list[Settled]:
+    """The answers to requests in their order, each decided by what the ones before it have left.
+
+    `known` are the first answers to keys that are there. Raises `_Repeated` for another one.
+    """
+    new: dict[tuple[str, str, str], _Request] = {}
+    for request in requests:
+        if request.name not in known:
+            new.setdefault(request.name, request)
+    steps = [request.step for request in new.values() if request.step is not None]
+    earlier = await _earlier(session, steps)
+    used = await _locked(session, new.values(), earlier)
+    written = counters.Steps()
+    answers: dict[tuple[str, str, str], Settled] = {}
+    for request in new.values():
+        answer = answers[request.name] = _decided(request, used, earlier, written)
+        if isinstance(answer, Consumed):
+            written.keys.append(_kept(request, answer.answer))
+    if written.keys and not await counters.write(session, written):
+        raise _Repeated
+    await counters.bill(session, written.billed)
+    first = dict(known)
+    for row in written.keys:
+        name = row["customer_id"], row["mutation"], row["key"]
+        first[name] = row["request_digest"], row["answer"]
+    return [
+        answers[request.name]
+        if new.get(request.name) is request
+        else _repeated(request, first.get(request.name), answers.get(request.name))
+        for request in requests
+    ]
+
+
+async def _earlier(session: AsyncSession, steps: Sequence[Count]) -> dict[CounterKey, int]:
+    """What was used in the months before of a window that is counted by its months."""
+    found: dict[CounterKey, int] = {}
+    for step in {step.counter: step for step in steps if step.window.earlier}.values():
+        starts = step.window.earlier
+        before = msgspec.structs.replace(step.window, bucket_start=starts[0], earlier=starts[1:])
+        asked = {step.customer_id: {step.feature_id: before}}
+        read = await counters.read(session, asked)
+        found[step.counter] = read[step.customer_id].get(step.feature_id, 0)
+    return found
+
+
+async def _locked(
+    session: AsyncSession, requests: Iterable[_Request], earlier: Mapping[CounterKey, int]
+) -> dict[CounterKey, int]:
+    """What the counters of requests say, locked; one that something may be counted in is made."""
+    counting = [(request, request.step) for request in requests if request.step is not None]
+    if not counting:
+        return {}
+    found = await counters.lock(session, [step.counter for _, step in counting])
+    missing = [
+        step
+        for request, step in counting
+        if step.counter not in found
+        and step.quantity <= max(request.bound - earlier.get(step.counter, 0), 0)
+    ]
+    if missing:
+        await counters.begin(session, missing)
+        found |= await counters.lock(session, [step.counter for step in missing])
+    return found
+
+
+def _decided(
+    request: _Request,
+    used: dict[CounterKey, int],
+    earlier: Mapping[CounterKey, int],
+    written: counters.Steps,
+) -> Settled:
+    """Count one step if it may be counted: in `used`, and in what will be written."""
     step = request.step
     if step is None:
-        return 0, False, None
-    window, asked = step.window, {step.customer_id: {step.feature_id: step.window}}
+        return Consumed(request.answer(0, False), False)
+    before, counter = earlier.get(step.counter, 0), step.counter
+    now = used.get(counter, 0)
     if request.mutation == "setLevel":
-        used = await counters.set_level(session, step, request.bound)
+        counted = step.quantity <= max(request.bound, now, 0)
+        after = step.quantity
     else:
-        earlier = 0
-        if window.earlier:
-            before = msgspec.structs.replace(
-                window, bucket_start=window.earlier[0], earlier=window.earlier[1:]
-            )
-            found = await counters.read(session, {step.customer_id: {step.feature_id: before}})
-            earlier = found[step.customer_id].get(step.feature_id, 0)
-        used = await counters.count(session, step, request.bound - earlier)
-        used = used and used + earlier
-    if used is not None:
-        return used, True, window.end
-    found = await counters.read(session, asked)
-    now = found[step.customer_id].get(step.feature_id, 0)
-    if request.bound == COUNT_AT_MOST:
-        raise ValidationFailed.of("quantity", "OUT_OF_RANGE", "the counter cannot count so far")
-    return now, False, window.end
+        after = now + step.quantity
+        counted = after <= request.bound - before
+    if counted and counter in used:
+        used[counter] = written.counters[counter] = after
+        if request.mutation == "setLevel":
+            written.levels[step.day] = after
+        else:
+            written.added[step.day] = written.added.get(step.day, 0) + step.quantity
+            written.billed.append(step)
+    elif request.bound == COUNT_AT_MOST:
+        words = "the counter cannot count so far"
+        return ValidationFailed.of("quantity", "OUT_OF_RANGE", words)
+    answer = request.answer(used.get(counter, 0) + before, counted)
+    return Consumed(msgspec.structs.replace(answer, resets_at=step.window.end), False)
+
+
+def _kept(request: _Request, answer: Answer) -> dict[str, Any]:
+    return {
+        "customer_id": request.customer_id,
+        "mutation": request.mutation,
+        "key": request.key,
+        "request_digest": request.digest,
+        "answer": msgspec.json.encode(_stored(answer)).decode(),
+        "created_at": request.at,
+    }
+
+
+def _repeated(
+    request: _Request, first: tuple[str, str] | None, answered: Settled | None
+) -> Settled:
+    """The first answer to a key, word for word; or the mistake that the same request had."""
+    if first is None:
+        assert answered is not None
+        return answered
+    digest, answer = first
+    if digest != request.digest:
+        return IdempotencyConflict("this key was used for another request")
+    stored = msgspec.json.decode(answer, type=StoredAnswer)
+    return Consumed(_restored(request.catalog, request.check, stored), True)
 
 
 def _by_feature(windows: Mapping[str, Window], found: Mapping[str, int]) -> dict[str, Used]:

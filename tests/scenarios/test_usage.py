@@ -2,13 +2,16 @@
 
 import asyncio
 import json
+import random
 import sys
+from datetime import datetime
 from typing import Any
 
 import pytest
 from sqlalchemy import select
 
 from entitlements.access.tables import DenialRow
+from entitlements.kernel.errors import IdempotencyConflict
 from entitlements.services import Services
 from entitlements.worker import work_once
 from tests import recorders
@@ -518,6 +521,46 @@ async def test_who_cancels_falls_back_to_the_free_plan_and_goes_on_counting(
     assert (kept["allowed"], kept["used"], source["kind"]) == (True, "0", "FALLBACK")
     counted = await api.consume("calls", "b", customerId="ant", quantity=5)
     assert counted["decision"]["remaining"] == "0"
+
+
+async def test_what_is_settled_together_is_answered_as_if_one_came_after_the_other(
+    small: Api, services: Services
+) -> None:
+    """A hundred at one moment, keys used again among them, beside the same one by one."""
+    await small.create_customer("bee")
+    await small.change("start-bee", customerId="bee", planId="small")
+    chance = random.Random(8)
+    steps = [
+        (chance.choice(["consume", "consume", "set_level"]), chance.randint(1, 4), f"k{n % 70}")
+        for n in range(100)
+    ]
+    revision = {id: (await small.customer(id))["revision"] for id in ("ant", "bee")}
+    assert revision["ant"] == revision["bee"]
+
+    async def outcome(customer_id: str, step: tuple[str, int, str]) -> object:
+        mutation, quantity, key = step
+        feature_id = "calls" if mutation == "consume" else "seats"
+        try:
+            counted = await getattr(services.usage, mutation)(
+                customer_id, feature_id, quantity, key
+            )
+        except IdempotencyConflict:
+            return "conflict"
+        return counted.duplicate, counted.answer.decision, counted.answer.resets_at
+
+    together = await asyncio.gather(*(outcome("ant", step) for step in steps))
+    alone = [await outcome("bee", step) for step in steps]
+    assert together == alone
+    assert len({str(each) for each in alone}) > 15
+    for feature_id in ("calls", "seats"):
+        [ant, bee] = [await small.access(id, feature_id) for id in ("ant", "bee")]
+        assert ant["used"] == bee["used"] != "0"
+        asked = ("2026-03-01T00:00:00Z", "2026-03-02T00:00:00Z")
+        days = [
+            await services.usage.history(id, feature_id, *map(datetime.fromisoformat, asked))
+            for id in ("ant", "bee")
+        ]
+        assert days[0] == days[1] != []
 
 
 @on_sqlite
