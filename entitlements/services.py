@@ -113,6 +113,7 @@ class Services:
         await self.deliveries.close()
         await self.signals.close()
         self.streams.close()
+        await self.usage.close()
         await self.feed.close()
         await self.payments.close()
         await self.database.close()

@@ -199,19 +199,12 @@ async def write(session: AsyncSession, steps: Steps) -> bool:
     """Write what follows for counters that are locked; False where a key is there already, and
     nothing may be committed."""
     counters = [(*key, used) for key, used in sorted(steps.counters.items())]
-    added = [(*key, quantity) for key, quantity in sorted(steps.added.items())]
-    levels = [(*key, quantity) for key, quantity in sorted(steps.levels.items())]
-    order = ("customer_id", "mutation", "key")
-    keys = sorted(steps.keys, key=lambda row: tuple(row[name] for name in order))
+    keys = _ordered(steps.keys)
     if _is_postgresql(session):
-        rows = [tuple(row[column.name] for column in _KEY.columns) for row in keys]
-        given = (
-            *_columns(counters, 4),
-            *_columns(added, 4),
-            *_columns(levels, 4),
-            *_columns(rows, len(_KEY.columns)),
-        )
+        given = (*_columns(counters, 4), *_of_days_and_keys(steps, keys))
         return len(await _on_postgresql(session, _WRITE, given)) == len(keys)
+    added = [(*key, quantity) for key, quantity in steps.added.items()]
+    levels = [(*key, quantity) for key, quantity in steps.levels.items()]
     statements = _statements(session)
     of = [f"of_{name}" for name in _COUNTER_KEY]
     writes: list[tuple[Any, Sequence[str], list[tuple[Any, ...]]]] = [
@@ -224,6 +217,29 @@ async def write(session: AsyncSession, steps: Steps) -> bool:
             set_rows = [dict(zip(names, value, strict=True)) for value in values]
             await session.execute(statement, set_rows)
     return len((await session.execute(statements.remember, keys)).all()) == len(keys)
+
+
+def _ordered(keys: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(keys, key=lambda row: (row["customer_id"], row["mutation"], row["key"]))
+
+
+def _of_days_and_keys(steps: Steps, keys: Sequence[dict[str, Any]]) -> tuple[list[Any], ...]:
+    added = [(*key, quantity) for key, quantity in sorted(steps.added.items())]
+    levels = [(*key, quantity) for key, quantity in sorted(steps.levels.items())]
+    names = [column.name for column in _KEY.columns]
+    rows = [tuple([row[name] for name in names]) for row in keys]
+    return *_columns(added, 4), *_columns(levels, 4), *_columns(rows, len(names))
+
+
+def swapped(
+    seen: Mapping[CounterKey, int], now: Mapping[CounterKey, int], steps: Steps
+) -> tuple[str, tuple[list[Any], ...]]:
+    """PostgreSQL: the one statement, with what it is given, that moves counters from what was
+    `seen` to what they say `now`, and writes the steps. It fails where a counter says something
+    else, or a key is there: then nothing of it has happened."""
+    counters = [(*key, seen[key], now[key]) for key in sorted(seen)]
+    given = (*_columns(counters, 5), *_of_days_and_keys(steps, _ordered(steps.keys)))
+    return _SWAP, given
 
 
 def _is_postgresql(session: AsyncSession) -> bool:
@@ -250,28 +266,51 @@ SELECT c.customer_id, c.window_start, c.feature_id, c.used FROM usage_counter c
   ORDER BY c.customer_id COLLATE "C", c.window_start, c.feature_id COLLATE "C" FOR UPDATE OF c
 """
 
-_WRITE = """
+
+def _days_and_keys(first: int) -> str:
+    """What is the same in both of the statements that write; its parameters count from `first`."""
+    text = """added AS (
+  INSERT INTO usage_day (customer_id, feature_id, day, quantity)
+    SELECT * FROM unnest({}::varchar[], {}::varchar[], {}::date[], {}::bigint[])
+    ON CONFLICT (customer_id, feature_id, day)
+    DO UPDATE SET quantity = usage_day.quantity + excluded.quantity
+), levels AS (
+  INSERT INTO usage_day (customer_id, feature_id, day, quantity)
+    SELECT * FROM unnest({}::varchar[], {}::varchar[], {}::date[], {}::bigint[])
+    ON CONFLICT (customer_id, feature_id, day) DO UPDATE SET quantity = excluded.quantity
+), kept AS (
+  INSERT INTO usage_key (customer_id, mutation, key, request_digest, answer, created_at)
+    SELECT * FROM unnest({}::varchar[], {}::varchar[], {}::varchar[], {}::varchar[], {}::text[],
+                         {}::timestamptz[])
+    ON CONFLICT DO NOTHING RETURNING key
+)"""
+    return text.format(*(f"${number}" for number in range(first, first + 14)))
+
+
+_WRITE = f"""
 WITH counted AS (
   UPDATE usage_counter c SET used = w.used
     FROM unnest($1::varchar[], $2::timestamptz[], $3::varchar[], $4::bigint[])
       AS w (customer_id, window_start, feature_id, used)
     WHERE (c.customer_id, c.window_start, c.feature_id)
       = (w.customer_id, w.window_start, w.feature_id)
-), added AS (
-  INSERT INTO usage_day (customer_id, feature_id, day, quantity)
-    SELECT * FROM unnest($5::varchar[], $6::varchar[], $7::date[], $8::bigint[])
-    ON CONFLICT (customer_id, feature_id, day)
-    DO UPDATE SET quantity = usage_day.quantity + excluded.quantity
-), levels AS (
-  INSERT INTO usage_day (customer_id, feature_id, day, quantity)
-    SELECT * FROM unnest($9::varchar[], $10::varchar[], $11::date[], $12::bigint[])
-    ON CONFLICT (customer_id, feature_id, day) DO UPDATE SET quantity = excluded.quantity
-)
-INSERT INTO usage_key (customer_id, mutation, key, request_digest, answer, created_at)
-  SELECT * FROM unnest($13::varchar[], $14::varchar[], $15::varchar[], $16::varchar[],
-                       $17::text[], $18::timestamptz[])
-  ON CONFLICT DO NOTHING RETURNING key
+), {_days_and_keys(5)}
+SELECT key FROM kept
 """
+
+_SWAP = f"""
+WITH counted AS (
+  UPDATE usage_counter c SET used = w.used
+    FROM unnest($1::varchar[], $2::timestamptz[], $3::varchar[], $4::bigint[], $5::bigint[])
+      AS w (customer_id, window_start, feature_id, before, used)
+    WHERE (c.customer_id, c.window_start, c.feature_id)
+      = (w.customer_id, w.window_start, w.feature_id) AND c.used = w.before
+    RETURNING 1
+), {_days_and_keys(6)}
+SELECT 1 / CASE WHEN (SELECT count(*) FROM counted) = cardinality($1)
+                 AND (SELECT count(*) FROM kept) = cardinality($14) THEN 1 ELSE 0 END
+"""
+"""Whatever does not match ends in a division by zero, which undoes all of the statement."""
 
 
 # ── many at a time ───────────────────────────────────────────────────────────

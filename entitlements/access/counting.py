@@ -26,6 +26,7 @@ from entitlements.access.counters import (
 from entitlements.access.service import Answer, Check
 from entitlements.access.signals import Signals
 from entitlements.access.snapshots import Known
+from entitlements.access.swaps import Swaps
 from entitlements.access.usage import (
     COUNT_AT_MOST,
     QUANTITY_AT_MOST,
@@ -60,6 +61,7 @@ from entitlements.kernel.errors import (
     ServiceError,
     ValidationFailed,
 )
+from entitlements.kernel.lru import Lru
 from entitlements.kernel.period import Interval, Period
 from entitlements.storage.unit_of_work import Database
 from entitlements.subscriptions.customers import CustomerService
@@ -72,6 +74,9 @@ EVENTS_EARLY_AT_MOST = timedelta(minutes=5)
 """Clocks differ by so much; an event from further ahead is a mistake."""
 
 HISTORY_DAYS_AT_MOST = 366
+SEEN_AT_MOST = 10_000
+"""Of how many counters a process remembers what they said."""
+
 REPEATED_AT_MOST = 10
 """How often keys may turn up in others' hands while some requests are settled."""
 
@@ -92,6 +97,9 @@ class Consumed(msgspec.Struct, frozen=True):
     answer: Answer
     duplicate: bool
 
+
+KeyName = tuple[str, str, str]
+"""What is done once: a customer, a mutation, a key."""
 
 Settled = Consumed | ServiceError
 """What becomes of a count."""
@@ -160,7 +168,7 @@ class _Request(msgspec.Struct, frozen=True, kw_only=True):
     answer: Callable[[int, bool], Answer]
 
     @property
-    def name(self) -> tuple[str, str, str]:
+    def name(self) -> KeyName:
         """What is done once."""
         return self.customer_id, self.mutation, self.key
 
@@ -195,6 +203,8 @@ class UsageService:
         self._signals = signals
         self._of_catalog = _KnownOf(Catalog.EMPTY, {}, frozenset())
         self._batches = Batches(self._settle)
+        self._swaps = Swaps(database)
+        self._seen: Lru[CounterKey, int] = Lru(SEEN_AT_MOST)
 
     # ── one at a time ────────────────────────────────────────────────────────
 
@@ -253,15 +263,45 @@ class UsageService:
 
     async def _settle(self, requests: Sequence[_Request]) -> list[Settled]:
         """Count, answer and remember the answers in one transaction: all of it or nothing."""
-        known: Mapping[tuple[str, str, str], tuple[str, str]] = {}
+        if (found := await self._at_once(requests)) is not None:
+            return found
+        known: Mapping[KeyName, tuple[str, str]] = {}
         for _ in range(REPEATED_AT_MOST):
             try:
                 async with self._database.write() as session:
-                    return await _settled(session, requests, known)
+                    answers, used = await _settled(session, requests, known)
+                for counter, now in used.items():
+                    self._seen[counter] = now
+                return answers
             except _Repeated:  # its first answer was given by another process, or long ago
                 async with self._database.read() as session:
                     known = await counters.remembered(session, [r.name for r in requests])
         raise RuntimeError("keys are there and are not there")
+
+    async def _at_once(self, requests: Sequence[_Request]) -> list[Settled] | None:
+        """The same in one statement, by what the counters said when this process last looked;
+        None where it does not know, or where they say something else by now."""
+        steps = [request.step for request in requests if request.step is not None]
+        if not self._database.is_postgresql or any(s.window.earlier or s.billed for s in steps):
+            return None
+        seen: dict[CounterKey, int] = {}
+        for step in steps:
+            used = self._seen.get(step.counter)
+            if used is None:
+                return None
+            seen[step.counter] = used
+        now = dict(seen)
+        answers, written = _together(requests, {}, now, {})
+        if not written.keys or not await self._swaps.swap(seen, now, written):
+            for counter in seen:
+                self._seen.pop(counter)
+            return None
+        for counter, used in now.items():
+            self._seen[counter] = used
+        return answers
+
+    async def close(self) -> None:
+        await self._swaps.close()
 
     def _step(
         self, catalog: Catalog, state: CustomerState, feature: Feature, quantity: int, at: datetime
@@ -476,40 +516,48 @@ class UsageService:
 
 
 async def _settled(
-    session: AsyncSession,
-    requests: Sequence[_Request],
-    known: Mapping[tuple[str, str, str], tuple[str, str]],
-) -> list[Settled]:
-    """The answers to requests in their order, each decided by what the ones before it have left.
+    session: AsyncSession, requests: Sequence[_Request], known: Mapping[KeyName, tuple[str, str]]
+) -> tuple[list[Settled], dict[CounterKey, int]]:
+    """The answers to requests in their order, and what the counters say then.
 
     `known` are the first answers to keys that are there. Raises `_Repeated` for another one.
     """
-    new: dict[tuple[str, str, str], _Request] = {}
-    for request in requests:
-        if request.name not in known:
-            new.setdefault(request.name, request)
-    steps = [request.step for request in new.values() if request.step is not None]
-    earlier = await _earlier(session, steps)
-    used = await _locked(session, new.values(), earlier)
-    written = counters.Steps()
-    answers: dict[tuple[str, str, str], Settled] = {}
-    for request in new.values():
-        answer = answers[request.name] = _decided(request, used, earlier, written)
-        if isinstance(answer, Consumed):
-            written.keys.append(_kept(request, answer.answer))
+    new = [request for request in requests if request.name not in known]
+    earlier = await _earlier(session, [r.step for r in new if r.step is not None])
+    used = await _locked(session, new, earlier)
+    answers, written = _together(requests, known, used, earlier)
     if written.keys and not await counters.write(session, written):
         raise _Repeated
     await counters.bill(session, written.billed)
-    first = dict(known)
-    for row in written.keys:
-        name = row["customer_id"], row["mutation"], row["key"]
-        first[name] = row["request_digest"], row["answer"]
-    return [
+    return answers, used
+
+
+def _together(
+    requests: Sequence[_Request],
+    known: Mapping[KeyName, tuple[str, str]],
+    used: dict[CounterKey, int],
+    earlier: Mapping[CounterKey, int],
+) -> tuple[list[Settled], counters.Steps]:
+    """Decide requests in their order, each by what the ones before it have left in `used`."""
+    new: dict[KeyName, _Request] = {}
+    for request in requests:
+        if request.name not in known:
+            new.setdefault(request.name, request)
+    written = counters.Steps()
+    first, answers = dict(known), dict[KeyName, Settled]()
+    for request in new.values():
+        answer = answers[request.name] = _decided(request, used, earlier, written)
+        if isinstance(answer, Consumed):
+            row = _kept(request, answer.answer)
+            first[request.name] = row["request_digest"], row["answer"]
+            written.keys.append(row)
+    found = [
         answers[request.name]
         if new.get(request.name) is request
         else _repeated(request, first.get(request.name), answers.get(request.name))
         for request in requests
     ]
+    return found, written
 
 
 async def _earlier(session: AsyncSession, steps: Sequence[Count]) -> dict[CounterKey, int]:
