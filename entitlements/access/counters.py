@@ -231,15 +231,31 @@ def _of_days_and_keys(steps: Steps, keys: Sequence[dict[str, Any]]) -> tuple[lis
     return *_columns(added, 4), *_columns(levels, 4), *_columns(rows, len(names))
 
 
+def looked(counters: Iterable[CounterKey]) -> tuple[str, tuple[list[Any], ...]]:
+    """PostgreSQL: the statement that says what counters say, and what it is given."""
+    return _LOOK, _columns(sorted(counters), 3)
+
+
 def swapped(
-    seen: Mapping[CounterKey, int], now: Mapping[CounterKey, int], steps: Steps
+    seen: Mapping[CounterKey, int | None],
+    now: Mapping[CounterKey, int],
+    new: Sequence[Mapping[str, Any]],
+    steps: Steps,
 ) -> tuple[str, tuple[list[Any], ...]]:
     """PostgreSQL: the one statement, with what it is given, that moves counters from what was
-    `seen` to what they say `now`, and writes the steps. It fails where a counter says something
-    else, or a key is there: then nothing of it has happened."""
-    counters = [(*key, seen[key], now[key]) for key in sorted(seen)]
-    given = (*_columns(counters, 5), *_of_days_and_keys(steps, _ordered(steps.keys)))
-    return _SWAP, given
+    `seen` to what they say `now`, makes `new` ones (their rows), and writes the steps.
+
+    It fails where a counter says something else, is there already, or a key is: then nothing of it
+    has happened.
+    """
+    moved = [(*key, used, now[key]) for key, used in seen.items() if used is not None]
+    names = [column.name for column in _COUNTER.columns]
+    made = [tuple([row[name] for name in names]) for row in new]
+    return _SWAP, (
+        *_columns(sorted(moved), 5),
+        *_columns(sorted(made, key=lambda row: row[:3]), len(names)),
+        *_of_days_and_keys(steps, _ordered(steps.keys)),
+    )
 
 
 def _is_postgresql(session: AsyncSession) -> bool:
@@ -258,11 +274,14 @@ async def _on_postgresql(
     return (await connection.exec_driver_sql(statement, given)).all()
 
 
-_LOCK = """
+_LOOK = """
 SELECT c.customer_id, c.window_start, c.feature_id, c.used FROM usage_counter c
   JOIN unnest($1::varchar[], $2::timestamptz[], $3::varchar[])
     AS w (customer_id, window_start, feature_id)
     USING (customer_id, window_start, feature_id)
+"""
+
+_LOCK = f"""{_LOOK}
   ORDER BY c.customer_id COLLATE "C", c.window_start, c.feature_id COLLATE "C" FOR UPDATE OF c
 """
 
@@ -299,16 +318,22 @@ SELECT key FROM kept
 """
 
 _SWAP = f"""
-WITH counted AS (
+WITH moved AS (
   UPDATE usage_counter c SET used = w.used
     FROM unnest($1::varchar[], $2::timestamptz[], $3::varchar[], $4::bigint[], $5::bigint[])
       AS w (customer_id, window_start, feature_id, before, used)
     WHERE (c.customer_id, c.window_start, c.feature_id)
       = (w.customer_id, w.window_start, w.feature_id) AND c.used = w.before
     RETURNING 1
-), {_days_and_keys(6)}
-SELECT 1 / CASE WHEN (SELECT count(*) FROM counted) = cardinality($1)
-                 AND (SELECT count(*) FROM kept) = cardinality($14) THEN 1 ELSE 0 END
+), made AS (
+  INSERT INTO usage_counter (customer_id, window_start, feature_id, used, expires_at)
+    SELECT * FROM unnest($6::varchar[], $7::timestamptz[], $8::varchar[], $9::bigint[],
+                         $10::timestamptz[])
+    ON CONFLICT DO NOTHING RETURNING 1
+), {_days_and_keys(11)}
+SELECT 1 / CASE WHEN (SELECT count(*) FROM moved) = cardinality($1)
+                 AND (SELECT count(*) FROM made) = cardinality($6)
+                 AND (SELECT count(*) FROM kept) = cardinality($19) THEN 1 ELSE 0 END
 """
 """Whatever does not match ends in a division by zero, which undoes all of the statement."""
 

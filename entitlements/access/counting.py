@@ -280,25 +280,31 @@ class UsageService:
 
     async def _at_once(self, requests: Sequence[_Request]) -> list[Settled] | None:
         """The same in one statement, by what the counters said when this process last looked;
-        None where it does not know, or where they say something else by now."""
-        steps = [request.step for request in requests if request.step is not None]
-        if not self._database.is_postgresql or any(s.window.earlier or s.billed for s in steps):
+        None where they say something else by now, or a key is there."""
+        steps = {r.step.counter: r.step for r in requests if r.step is not None}
+        apart = any(s.window.earlier or s.billed for s in steps.values())
+        if apart or not self._database.is_postgresql:
             return None
-        seen: dict[CounterKey, int] = {}
-        for step in steps:
-            used = self._seen.get(step.counter)
-            if used is None:
-                return None
-            seen[step.counter] = used
-        now = dict(seen)
+        seen = {counter: self._seen.get(counter) for counter in steps}
+        unknown = [counter for counter, used in seen.items() if used is None]
+        found = await self._swaps.look(unknown) if unknown else {}
+        if found is None:
+            return None
+        seen |= found
+        now = {counter: used or 0 for counter, used in seen.items()}
         answers, written = _together(requests, {}, now, {})
-        if not written.keys or not await self._swaps.swap(seen, now, written):
-            for counter in seen:
+        new = [
+            {**steps[counter].row, "used": now[counter]}
+            for counter, used in seen.items()
+            if used is None and counter in written.counters
+        ]
+        done = bool(written.keys) and await self._swaps.swap(seen, now, new, written)
+        for counter, used in seen.items():
+            if not done:
                 self._seen.pop(counter)
-            return None
-        for counter, used in now.items():
-            self._seen[counter] = used
-        return answers
+            elif used is not None or counter in written.counters:
+                self._seen[counter] = now[counter]
+        return answers if done else None
 
     async def close(self) -> None:
         await self._swaps.close()

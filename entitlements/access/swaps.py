@@ -5,12 +5,14 @@ is alive, nor the begin and the end of a transaction. One that fails is thrown a
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from sqlalchemy import exc
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from entitlements.access.counters import CounterKey, Steps, swapped
+from entitlements.access import counters
+from entitlements.access.counters import CounterKey, Steps
 from entitlements.storage.engine import is_unreachable
 from entitlements.storage.unit_of_work import Database
 
@@ -26,25 +28,35 @@ class Swaps:
         self._connection: AsyncConnection | None = None
         self._turn = asyncio.Lock()
 
+    async def look(self, keys: Sequence[CounterKey]) -> dict[CounterKey, int] | None:
+        """What counters say, without those that are not there; None where it cannot be asked."""
+        rows = await self._said(*counters.looked(keys))
+        return None if rows is None else {(row[0], row[1], row[2]): row[3] for row in rows}
+
     async def swap(
-        self, seen: Mapping[CounterKey, int], now: Mapping[CounterKey, int], steps: Steps
+        self,
+        seen: Mapping[CounterKey, int | None],
+        now: Mapping[CounterKey, int],
+        new: Sequence[Mapping[str, Any]],
+        steps: Steps,
     ) -> bool:
         """Whether it was written. False also where the connection was lost: nobody knows then."""
-        statement, given = swapped(seen, now, steps)
+        return await self._said(*counters.swapped(seen, now, new, steps)) is not None
+
+    async def _said(self, statement: str, given: tuple[list[Any], ...]) -> Sequence[Any] | None:
         async with self._turn:
             try:
                 if self._connection is None:
                     self._connection = await self._engine.connect()
-                await self._connection.exec_driver_sql(statement, given)
+                return (await self._connection.exec_driver_sql(statement, given)).all()
             except BaseException as error:
                 cause = error.orig if isinstance(error, exc.DBAPIError) else None
                 if getattr(cause, "sqlstate", "") in _NOT_AS_SEEN:
-                    return False
+                    return None
                 await self._drop()
                 if is_unreachable(error):  # if it was written all the same, its keys are there
-                    return False
+                    return None
                 raise
-            return True
 
     async def close(self) -> None:
         async with self._turn:
