@@ -50,33 +50,23 @@ from graphql.execution.values import VariableValues
 from strawberry import Schema
 from strawberry.types.field import StrawberryField
 
-from entitlements.access.snapshots import Known
-from entitlements.kernel.errors import Forbidden, NotFound
+from entitlements.kernel.errors import Forbidden
 from graphql_schema.coercion import REQUIRED, NotHere, NotHot, arguments_of, variable_of
 from graphql_schema.context import Context
 from graphql_schema.errors import coded
-from graphql_schema.permissions import customer_of, keep_refusal, require
-from graphql_schema.types.access import entitlement_types
+from graphql_schema.permissions import is_open, keep_refusal, require
+from graphql_schema.remembered import OF_CUSTOMER, Asked, customer, customer_with_counters
 
 HOT: Final = frozenset({"Query.access", "Query.accessMany", "Query.customer", "Mutation.consume"})
 CONDITIONS_AT_MOST: Final = 4
 """Variables that `@include` and `@skip` ask for: 16 plans of a document at most."""
 
 _FROM_COUNTERS = frozenset({"Entitlement.used", "Entitlement.remaining", "Entitlement.resetsAt"})
-_REMEDIES = "AccessDecision.unlocks"
+"""Of what has to be waited for these alone are compiled: the counters are read before. Remedies are
+not: the executor would check, and count the denial, once more."""
 
 
-class _Info:
-    """What of a request the resolvers are given; `variables` are for arguments within."""
-
-    __slots__ = ("context", "variables")
-
-    def __init__(self, context: Context, variables: Mapping[str, Any]) -> None:
-        self.context = context
-        self.variables = variables
-
-
-Show = Callable[[Any, _Info], Any]
+Show = Callable[[Any, Asked], Any]
 """From what was resolved to what the answer shows of it."""
 
 
@@ -119,7 +109,7 @@ class Operation:
             elif default is not Undefined:
                 variables[name] = default
         try:
-            return await self._plan(variables).answer(_Info(context, variables))
+            return await self._plan(variables).answer(Asked(context, variables))
         except (NotHot, GraphQLError):
             raise NotHere from None
 
@@ -159,9 +149,9 @@ def _conditions(document: DocumentNode) -> tuple[str, ...]:
 class _Root(NamedTuple):
     """A root field: its resolver (from the request to a value, or an error) and its show."""
 
-    key: str
+    asked: tuple[str, str]
     nodes: list[Any]
-    resolve: Callable[[_Info], Coroutine[Any, Any, Any]]
+    resolve: Callable[[Asked], Coroutine[Any, Any, Any]]
     show: Show
     nullable: bool
 
@@ -171,9 +161,14 @@ class _Plan:
 
     def __init__(self, fields: Sequence[tuple[str, _Root | str]]) -> None:
         self._fields = fields
-        self._alone = sum(isinstance(field, _Root) for _, field in fields) == 1
+        self._roots = [field for _, field in fields if isinstance(field, _Root)]
+        self._alone = len(self._roots) == 1
 
-    async def answer(self, info: _Info) -> dict[str, Any]:
+    async def answer(self, info: Asked) -> dict[str, Any]:
+        if not self._alone:  # the executor tells, and keeps, what is refused of several
+            principal = info.context.principal
+            if not all(is_open(*root.asked, principal) for root in self._roots):
+                raise NotHere
         data: dict[str, Any] = {}
         for key, field in self._fields:
             if isinstance(field, str):
@@ -224,13 +219,13 @@ class _Compiler:
         for key, details in collected.grouped_field_set.items():
             name = details[0].node.name.value
             is_typename = name == "__typename"
-            fields.append((key, type_.name if is_typename else self._root(type_, key, details)))
+            fields.append((key, type_.name if is_typename else self._root(type_, details)))
         roots = [field for _, field in fields if isinstance(field, _Root)]
         if not roots or (self._operation.operation is OperationType.MUTATION and len(roots) > 1):
             raise NotHot
         return _Plan(fields)
 
-    def _root(self, parent: GraphQLObjectType, key: str, details: list[Any]) -> _Root:
+    def _root(self, parent: GraphQLObjectType, details: list[Any]) -> _Root:
         name = details[0].node.name.value
         if f"{parent.name}.{name}" not in HOT:
             raise NotHot
@@ -239,7 +234,7 @@ class _Compiler:
         show = self._show(field.type, details)
         resolve = self._resolver(parent.name, name, field, details)
         nodes = [detail.node for detail in details]
-        return _Root(key, nodes, resolve, show, not is_non_null_type(field.type))
+        return _Root((parent.name, name), nodes, resolve, show, not is_non_null_type(field.type))
 
     def _resolver(self, parent: str, name: str, field: GraphQLField, details: list[Any]) -> Any:
         definition = _definition(field)
@@ -248,9 +243,9 @@ class _Compiler:
         assert definition.base_resolver is not None
         resolver: Any = definition.base_resolver.wrapped_func
         if name == "customer":
-            resolver = _customer_with_counters if self._counters_asked else _customer
+            resolver = customer_with_counters if self._counters_asked else customer
 
-        async def resolve(info: _Info) -> Any:
+        async def resolve(info: Asked) -> Any:
             try:
                 require(parent, name, info.context.principal)
             except Forbidden as error:
@@ -321,9 +316,9 @@ class _Compiler:
         """What reads a field, and how it is called."""
         field = parent.fields[name]
         if parent.name == "Customer":
-            if name not in _CUSTOMER:
+            if name not in OF_CUSTOMER:
                 raise NotHot
-            return _CUSTOMER[name], f"{read}(s)"
+            return OF_CUSTOMER[name], f"{read}(s)"
         definition = _definition(field)
         resolver = definition.base_resolver
         if resolver is None:
@@ -342,14 +337,11 @@ class _Compiler:
 
     def _at_once(self, name: str, function: Any) -> Any:
         """An async resolver that has nothing to wait for, since what it needs is there."""
-        if name in _FROM_COUNTERS:
-            self._counters_asked = True
-        elif name != _REMEDIES or self._operation.operation is OperationType.MUTATION:
-            raise NotHot  # what has counted cannot be asked of the executor again
+        if name not in _FROM_COUNTERS:
+            raise NotHot
+        self._counters_asked = True
 
-        def read(source: Any, info: _Info, **arguments: Any) -> Any:
-            if name == _REMEDIES and source.denial is not None:
-                raise NotHere  # a search, in a thread
+        def read(source: Any, info: Asked, **arguments: Any) -> Any:
             coroutine = function(source, info, **arguments)
             try:
                 coroutine.send(None)
@@ -367,7 +359,7 @@ def _definition(field: GraphQLField) -> StrawberryField:
 
 
 def _never_null(show: Show) -> Show:
-    def shown(value: Any, info: _Info) -> Any:
+    def shown(value: Any, info: Asked) -> Any:
         found = show(value, info)
         if found is None:
             raise NotHere
@@ -384,14 +376,14 @@ def _leaf_show(type_: Any) -> Show:
     if is_enum_type(type_):
         names: dict[Any, Any] = {}
 
-        def name_of(value: Any, _info: _Info) -> Any:
+        def name_of(value: Any, _info: Asked) -> Any:
             if value is not None and value not in names:
                 names[value] = serialize(value)
             return names.get(value)
 
         return name_of
 
-    def show(value: Any, _info: _Info) -> Any:
+    def show(value: Any, _info: Asked) -> Any:
         if value is None or type(value) is plain:
             return value
         found = serialize(value)
@@ -400,44 +392,3 @@ def _leaf_show(type_: Any) -> Show:
         return found
 
     return show
-
-
-# ── a customer, from memory ──────────────────────────────────────────────────
-
-
-async def _customer(_self: None, info: _Info, id: str | None = None) -> Known | None:
-    """What is known of a customer; the resolver reads it from the database."""
-    try:
-        customer_id = customer_of(info.context.principal, id)
-    except NotFound:
-        return None
-    known = await info.context.services.snapshots.get(customer_id)
-    if known.unsure_since is not None:
-        raise NotHere
-    return known if known.snapshot.state is not None else None
-
-
-async def _customer_with_counters(_self: None, info: _Info, id: str | None = None) -> Known | None:
-    known = await _customer(None, info, id)
-    if known is not None and known.snapshot.state is not None:
-        state, catalog = known.snapshot.state, known.catalog
-        context = info.context
-        usage = context.services.usage
-        used = await usage.used(catalog, [state], catalog.features.values(), context.now)
-        context.usage.prime(state.id, used[state.id])
-    return known
-
-
-def _entitlements(known: Known) -> Any:
-    state, grants = known.snapshot.state, known.snapshot.grants
-    assert state is not None
-    assert grants is not None
-    return entitlement_types(state.id, known.catalog, grants)
-
-
-_CUSTOMER: Mapping[str, Callable[[Known], Any]] = {
-    "id": attrgetter("snapshot.state.id"),
-    "revision": attrgetter("snapshot.revision"),
-    "entitlements": _entitlements,
-}
-"""What of a customer is shown from memory."""

@@ -154,10 +154,14 @@ PROVIDER_IDS = _STAFF
 """Who may see ids at the payment provider."""
 
 
+def is_open(type_name: str, field_name: str, principal: Principal) -> bool:
+    rule = RULES.get(f"{type_name}.{field_name}")
+    return rule is not None and rule.allows(principal)
+
+
 def require(type_name: str, field_name: str, principal: Principal) -> None:
     """Raises `Forbidden` where the table does not open a root field to a principal."""
-    rule = RULES.get(f"{type_name}.{field_name}")
-    if rule is None or not rule.allows(principal):
+    if not is_open(type_name, field_name, principal):
         raise Forbidden(f"{field_name} is not open to {principal.role} with these scopes")
 
 
