@@ -13,7 +13,7 @@ import msgspec
 import stripe
 import structlog
 from prometheus_client import Counter
-from sqlalchemy import ColumnElement, and_, func, or_, select, update
+from sqlalchemy import ColumnElement, Update, and_, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
@@ -285,13 +285,8 @@ class Webhooks:
         """
         now = wall_now()
         event, other = WebhookEventRow, aliased(WebhookEventRow)
-        lapsed = select(event.id).where(event.status == "leased", event.due_at <= now)
-        await session.execute(  # whoever had leased it has died
-            update(event)
-            .where(event.id.in_(lapsed.with_for_update(skip_locked=True)))
-            .values(status="received")
-            .execution_options(synchronize_session=False)
-        )
+        lapsed = and_(event.status == "leased", event.due_at <= now)  # its holder has died
+        await session.execute(_update_free(lapsed).values(status="received"))
         due = and_(event.status == "received", event.due_at <= now)
         elsewhere = select(other.id).where(
             other.customer_provider_id == event.customer_provider_id, other.status == "leased"
@@ -312,13 +307,10 @@ class Webhooks:
         if not of_nobody and not of_customers:
             return []
         chosen = or_(event.id.in_(of_nobody), event.customer_provider_id.in_(of_customers))
-        free = select(event.id).where(due, chosen).limit(EVENTS_LEASED)
         leased = await session.scalars(
-            update(event)
-            .where(event.id.in_(free.with_for_update(skip_locked=True)))
+            _update_free(and_(due, chosen))
             .values(status="leased", due_at=now + LEASE, attempts=event.attempts + 1)
             .returning(event)
-            .execution_options(synchronize_session=False)
         )
         return leased.all()
 
@@ -333,12 +325,8 @@ class Webhooks:
 
     async def _renew(self, mine: ColumnElement[bool]) -> None:
         async with self._database.write() as session:
-            await session.execute(
-                update(WebhookEventRow)
-                .where(mine, WebhookEventRow.status == "leased")
-                .values(due_at=wall_now() + LEASE)
-                .execution_options(synchronize_session=False)
-            )
+            unfinished = and_(mine, WebhookEventRow.status == "leased")
+            await session.execute(_update_free(unfinished).values(due_at=wall_now() + LEASE))
 
     async def _follow(self, events: Sequence[WebhookEventRow]) -> Mapping[str, str]:
         """Bring the customer whom events are about in line; what to say of each, by its id."""
@@ -409,6 +397,16 @@ class Webhooks:
         )
         async with self._database.read() as session:
             return (await session.scalars(query)).all()
+
+
+def _update_free(which: ColumnElement[bool]) -> Update:
+    """Of some events those that nobody writes now: who waits for no row is in no circle."""
+    free = select(WebhookEventRow.id).where(which).limit(EVENTS_LEASED)
+    return (
+        update(WebhookEventRow)
+        .where(WebhookEventRow.id.in_(free.with_for_update(skip_locked=True)))
+        .execution_options(synchronize_session=False)
+    )
 
 
 class _End(msgspec.Struct, frozen=True):
