@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from fractions import Fraction
-from functools import partial
 
 import msgspec
 
@@ -22,12 +21,14 @@ from entitlements.pricing.mrr import mrr_minor
 from entitlements.subscriptions.grandfathering import (
     LIST,
     Calendar,
+    Destination,
     PublishedPolicy,
     Terms,
+    arrived,
+    destination,
     next_move_at,
     renewals_after,
     rises,
-    terms_at,
     terms_of,
 )
 from entitlements.subscriptions.holders import Holder
@@ -123,6 +124,40 @@ class _Sums:
         self.uncapped: Counter[str] = Counter()
 
 
+class _Ladder:
+    """What a package costs on any terms: worked out once for all who hold it alike."""
+
+    def __init__(self, proposed: Proposed, held: Subscription, item: Item) -> None:
+        self._proposed, self._held, self._item = proposed, held, item
+        self._at_list: dict[int, Fraction] = {}
+        self._mrr: dict[Terms, int] = {}
+        self._after: dict[tuple[Terms, Destination], Terms] = {}
+
+    def at_list(self, version: int) -> Fraction:
+        """Per interval on a version, in exact minor units; nothing where it is not sold so."""
+        if version not in self._at_list:
+            held, item = self._held, self._item
+            package = self._proposed.package(item, version)
+            charges = (
+                licensed(package, item.quantity, held.quantities, held.currency, held.interval)
+                if sold_in(package, held.currency, held.interval)
+                else []
+            )
+            self._at_list[version] = sum((charge.exact for charge in charges), Fraction(0))
+        return self._at_list[version]
+
+    def mrr_minor(self, terms: Terms) -> int:
+        if terms not in self._mrr:
+            exact = self.at_list(terms.version) * Fraction(terms.price_factor)
+            self._mrr[terms] = mrr_minor(exact, self._held.interval)
+        return self._mrr[terms]
+
+    def arrived(self, terms: Terms, to: Destination) -> Terms:
+        if (terms, to) not in self._after:
+            self._after[terms, to] = arrived(terms, to, self.at_list)
+        return self._after[terms, to]
+
+
 class Prediction:
     """Adds up holders, each subscription once. Memory goes with versions and days, and with the ids
     of the customers of what changes."""
@@ -143,7 +178,7 @@ class Prediction:
                 policy=proposed.policy(id),
             )
             self._policies.setdefault(id, []).append(said)
-        self._prices: dict[tuple[object, ...], Fraction] = {}
+        self._ladders: dict[object, _Ladder] = {}
         self._mrr_now: Counter[str] = Counter()
         self._packages: dict[str, tuple[Counter[str], Counter[str]]] = {}
         self._days: dict[date, tuple[datetime, Counter[str]]] = {}
@@ -160,9 +195,9 @@ class Prediction:
         held = holder.held
         before_minor, after_minor, first_at, touched = 0, 0, None, False
         for item in held.items:
-            terms = terms_of(item)
-            paid_minor = now_minor = 0 if held.on_trial else self._mrr(held, item, terms)
-            path = list(self._path(held, item, terms))
+            terms, ladder = terms_of(item), self._ladder(held, item)
+            paid_minor = now_minor = 0 if held.on_trial else ladder.mrr_minor(terms)
+            path = list(self._path(held, item, terms, ladder))
             for at, minor in path:
                 self._step(at, held.currency, minor - paid_minor)
                 paid_minor = minor
@@ -173,7 +208,7 @@ class Prediction:
             sums[1][held.currency] += paid_minor
             before_minor += now_minor
             after_minor += paid_minor
-            touched |= self._touch(holder, item, now_minor, path)
+            touched |= self._touch(holder, item, ladder, now_minor, path)
         self._mrr_now[held.currency] += before_minor
         if touched and after_minor != before_minor:
             found = CustomerImpact(
@@ -188,7 +223,12 @@ class Prediction:
                 heapq.heappop(self._most)
 
     def _touch(
-        self, holder: Holder, item: Item, now_minor: int, path: Sequence[tuple[datetime, int]]
+        self,
+        holder: Holder,
+        item: Item,
+        ladder: _Ladder,
+        now_minor: int,
+        path: Sequence[tuple[datetime, int]],
     ) -> bool:
         """Count a holder of what the proposal changes; whether they are one."""
         new = self._proposed.new_versions.get(item.package_id)
@@ -202,8 +242,8 @@ class Prediction:
             self._stays.add(holder.customer_id)
             return True
         sums.capped[held.currency] += path[0][1] - now_minor
-        listed = mrr_minor(self._list_price(held, item, new.version), held.interval)
-        sums.uncapped[held.currency] += listed - now_minor
+        listed = Terms(version=new.version, entitlements_version=new.version)
+        sums.uncapped[held.currency] += ladder.mrr_minor(listed) - now_minor
         return True
 
     def _step(self, at: datetime, currency: str, delta_minor: int) -> None:
@@ -211,7 +251,9 @@ class Prediction:
         sums[currency] += delta_minor
         self._days[at.date()] = (max(last, at), sums)
 
-    def _path(self, held: Subscription, item: Item, terms: Terms) -> Iterator[tuple[datetime, int]]:
+    def _path(
+        self, held: Subscription, item: Item, terms: Terms, ladder: _Ladder
+    ) -> Iterator[tuple[datetime, int]]:
         """When the price of an item moves, and its MRR from then on."""
         known = [
             one
@@ -221,36 +263,24 @@ class Prediction:
         if not _moves(held) or not (known or terms.price_factor < LIST):
             return
         calendars = calendars_of(held)
-        list_price = partial(self._list_price, held, item)
         at = self._now - _MOMENT  # what is published now moves now
         while (moves_at := _next(terms, known, calendars, at)) is not None:
             at = moves_at
             renews = next(renewals_after(calendars, at - _MOMENT)) == at
-            moved = terms_at(terms, known, calendars, at, list_price, renewal=renews)
+            to, _ = destination(terms, known, calendars, at, renewal=renews)
+            moved = ladder.arrived(terms, to)
             if moved == terms or at > self._now + HORIZON:
                 return
             terms = moved
-            yield at, self._mrr(held, item, terms)
+            yield at, ladder.mrr_minor(terms)
 
-    def _mrr(self, held: Subscription, item: Item, terms: Terms) -> int:
-        exact = self._list_price(held, item, terms.version) * Fraction(terms.price_factor)
-        return mrr_minor(exact, held.interval)
-
-    def _list_price(self, held: Subscription, item: Item, version: int) -> Fraction:
-        """What an item costs per interval on a version at list, in exact minor units."""
+    def _ladder(self, held: Subscription, item: Item) -> _Ladder:
         levels = frozenset(held.quantities.items())
-        package = self._proposed.package(item, version)
-        sold = (item.quantity, levels, held.interval, held.currency)
-        key = (package.version_id, version > item.version, *sold)
-        known = self._prices.get(key)
-        if known is None:
-            charges = (
-                licensed(package, item.quantity, held.quantities, held.currency, held.interval)
-                if sold_in(package, held.currency, held.interval)
-                else []
-            )
-            known = self._prices[key] = sum((c.exact for c in charges), Fraction(0))
-        return known
+        alike = (item.package_id, item.version, item.quantity, levels, held.interval, held.currency)
+        found = self._ladders.get(alike)
+        if found is None:
+            found = self._ladders[alike] = _Ladder(self._proposed, held, item)
+        return found
 
     def result(self) -> Impact:
         mrr = Counter(self._mrr_now)
