@@ -170,15 +170,17 @@ async def states_at(
     """
     row = CustomerRevisionRow
     last = (
-        select(row.customer_id, func.max(row.revision).label("revision"))
-        .where(row.customer_id.in_([customer.id for customer in customers]), row.at <= at)
-        .group_by(row.customer_id)
-        .subquery()
+        select(row.revision)
+        .where(row.customer_id == CustomerRow.id, row.at <= at)
+        .order_by(row.at.desc(), row.revision.desc())
+        .limit(1)
+        .correlate(CustomerRow)
+        .scalar_subquery()
     )
     found = await session.execute(
-        select(row.customer_id, row.state).join(
-            last, (last.c.customer_id == row.customer_id) & (last.c.revision == row.revision)
-        )
+        select(row.customer_id, row.state)
+        .join(CustomerRow, CustomerRow.id == row.customer_id)
+        .where(CustomerRow.id.in_([customer.id for customer in customers]), row.revision == last)
     )
     states = {id: msgspec.convert(state, CustomerState) for id, state in found}
     for customer in customers:
