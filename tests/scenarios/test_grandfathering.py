@@ -96,6 +96,11 @@ async def test_a_price_rises_by_its_cap_at_each_renewal_until_it_is_at_list(
         for entry in await api.audit(stream="customer:acme", action="change.applied")
     ]
     assert deltas == ["744", "2376", "1980", "9900"]
+    ids = await api.ask('{ customer(id: "acme") { invoices { nodes { id } } } }')
+    fourth = ids["customer"]["invoices"]["nodes"][-4]["id"]
+    explain = "query ($id: ID!) { explainCharge(invoiceId: $id, line: 0) { steps } }"
+    steps = (await api.ask(explain, id=fourth))["explainCharge"]["steps"]
+    assert any("Grandfathered: × 0.9504 of that = $142.56" in step for step in steps)
     await reconciled_clean(services)
 
 
