@@ -27,6 +27,7 @@ from entitlements.kernel.errors import Conflict, QuoteStale, ServiceError, Valid
 from entitlements.kernel.ids import new_id
 from entitlements.notices import outbox
 from entitlements.notices.events import Event
+from entitlements.storage.engine import is_unreachable
 from entitlements.storage.unit_of_work import Database
 from entitlements.subscriptions.change import Authority, ChangeDirection, ChangePlan, plan_change
 from entitlements.subscriptions.due import apply_due
@@ -147,8 +148,7 @@ class Moving:
     async def work(self, limit: int = CUSTOMERS_AT_A_TIME) -> int:
         """Look at up to `limit` subscriptions whose time has come; how many it were."""
         now = self._clock.now()
-        catalog, policies = await self._catalog(), await self._policies()
-        await self._open(policies, now)
+        await self._open(await self._policies(), now)
         query = (
             select(SubscriptionRow.customer_id)
             .where(SubscriptionRow.policies_due_at <= now, ~being_changed())
@@ -156,13 +156,43 @@ class Moving:
             .limit(limit)
         )
         async with self._database.read() as session:
-            customer_ids = dict.fromkeys(await session.scalars(query))
+            customer_ids = list(dict.fromkeys(await session.scalars(query)))
+        try:
+            return await self._look_at_each(customer_ids, now)
+        except Exception as error:
+            if is_unreachable(error):
+                raise
+            log.warning("not_looked_at_together", error=type(error).__name__)
+        return sum([await self._look_alone(customer_id, now) for customer_id in customer_ids])
+
+    async def _look_alone(self, customer_id: str, now: datetime) -> int:
+        """After a fault, which is the fault of one: that one is left alone for a while."""
+        try:
+            return await self._look_at_each([customer_id], now)
+        except Exception as error:
+            if is_unreachable(error):
+                raise
+            log.error("not_looked_at", customer=customer_id, error=repr(error)[:200])
+        async with self._database.write() as session:
+            await session.execute(
+                update(SubscriptionRow)
+                .where(
+                    SubscriptionRow.customer_id == customer_id,
+                    SubscriptionRow.policies_due_at <= now,
+                )
+                .values(policies_due_at=now + RETRY_AFTER)
+            )
+        return 1
+
+    async def _look_at_each(self, customer_ids: Sequence[str], now: datetime) -> int:
+        """Look at what some customers hold, in one transaction, and do what is due at once."""
         if not customer_ids:
             return 0
+        catalog, policies = await self._catalog(), await self._policies()
         async with self._database.write() as session:
             migrations = dict(await load_migrations(session, lock=True))
             batch = _Batch(catalog, policies, migrations, now, [])
-            looked = await self._look_at(session, batch, list(customer_ids))
+            looked = await self._look_at(session, batch, customer_ids)
         for customer_id, key, request in batch.at_once:
             await self._move_now(customer_id, key, request)
         return looked
@@ -239,6 +269,8 @@ class Moving:
         """Have the next holders looked at; True once all are."""
         async with self._database.write() as session:
             row = await session.get_one(MigrationRow, migration_id, with_for_update=True)
+            if row.opened_at is not None:
+                return True  # by another worker
             query = select(SubscriptionItemRow.subscription_id).where(
                 SubscriptionItemRow.package_id == row.package_id,
                 SubscriptionItemRow.version == row.from_version,
@@ -248,7 +280,7 @@ class Moving:
             query = query.order_by(SubscriptionItemRow.subscription_id).limit(MARKED_AT_A_TIME)
             holders = (await session.scalars(query)).all()
             if not holders:
-                row.opened_at, row.marked_to = row.opened_at or now, None
+                row.opened_at, row.marked_to = now, None
                 return True
             await session.execute(
                 update(SubscriptionRow)

@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from sqlalchemy import select, text
 from typer.testing import CliRunner
 
 from entitlements.audit.ledger import Actor
@@ -18,6 +19,7 @@ from entitlements.kernel.clock import SettableClock
 from entitlements.kernel.period import parse_instant
 from entitlements.services import Services, opened_services
 from entitlements.settings import Settings
+from entitlements.subscriptions.tables import ChangeRow
 from tests.api import Api
 from tests.bench import bench_migrations as bench
 from tests.reconciliation import reconciled_clean
@@ -386,3 +388,19 @@ async def test_what_sales_sells_moves_by_our_own_calendar(
     await api.advance(RENEWALS[1])
     assert await versions(api) == ["enterprise@2"]
     assert not (await api.access("acme", "named-manager"))["allowed"]
+
+
+@one_database
+async def test_one_who_cannot_be_read_holds_up_nobody(settings: Settings) -> None:
+    clock = SettableClock(bench.START)
+    async with opened_services(settings, clock=clock) as services:
+        await bench.seed(services, 3)
+        clock.set(bench.START + timedelta(days=1))
+        broken = "UPDATE subscription_item SET price_factor = 'none' WHERE id = 'itm_000000001'"
+        async with services.database.write() as session:
+            await session.execute(text(broken))
+        while await services.moving.work():
+            pass
+        async with services.database.read() as session:
+            moved = await session.scalars(select(ChangeRow.customer_id).order_by(ChangeRow.id))
+            assert moved.all() == ["customer-0", "customer-2"]
