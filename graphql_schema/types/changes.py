@@ -433,7 +433,10 @@ class Quote:
     def approval_required(self) -> bool:
         return self.quote.plan.approval_required
 
-    @strawberry.field(description="The first invoice after the change.")
+    @strawberry.field(
+        description="The first invoice after the change, as far as it is paid in advance: use that"
+        " metered charges bill comes on top."
+    )
     def next_invoice(self) -> UpcomingInvoice | None:
         plan = self.quote.plan
         if plan.next_invoice_at is None:

@@ -6,12 +6,14 @@ from typing import Any
 import httpx
 import pytest
 
+from entitlements.kernel.clock import SettableClock
 from entitlements.kernel.errors import PaymentProviderUnavailable
 from entitlements.services import Services
 from entitlements.worker import work_once
 from tests.api import Api
 from tests.conftest import publish
 from tests.reconciliation import findings, reconciled_clean
+from tests.stories import instant
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -246,6 +248,29 @@ async def test_many_workers_tell_the_provider_of_each_unit_once(
     )
     await small.advance("2026-04-02T00:00:00Z")
     assert (await invoices(sandbox_url))[-1] == [("fee", 1000, 1), ("calls", 1200, 800)]
+
+
+@on_sqlite
+async def test_the_worker_tells_within_the_hour_and_what_comes_before_the_invoice_is_final(
+    small: Api, services: Services, sandbox_url: str
+) -> None:
+    assert isinstance(services.clock, SettableClock)
+    await used(small, "a", 1100)
+    await work_once(services)
+    services.clock.set(instant("2026-03-01T13:00:00Z"))
+    assert await work_once(services) == 1
+    assert await work_once(services) == 0
+    await services.payments.advance_clock(instant("2026-04-01T11:59:00Z"))
+    services.clock.set(instant("2026-04-01T12:10:00Z"))  # the provider is late
+    await used(small, "b", 300, at="2026-04-01T11:58:00Z")
+    await used(small, "c", 1000)
+    assert await work_once(services)
+    await small.advance("2026-04-01T12:11:00Z")
+    assert (await invoices(sandbox_url))[-1] == [("fee", 1000, 1), ("calls", 600, 400)]
+    await used(small, "d", 200)
+    await small.advance("2026-05-02T00:00:00Z")
+    assert (await invoices(sandbox_url))[-1] == [("fee", 1000, 1), ("calls", 300, 200)]
+    await reconciled_clean(services)
 
 
 @on_sqlite
