@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from entitlements.billing.meters import MeterEvent, Meters, event_name
 from entitlements.billing.pace import Pace
-from entitlements.billing.sdk import provider_errors
+from entitlements.billing.sdk import provider_errors, refusals
 from entitlements.billing.tables import REPORTED_ONCE, UsageReportRow
 from entitlements.billing.usage_reports import (
     REPORT_EVERY,
@@ -335,9 +335,13 @@ class Metering:
         return taken
 
     async def _takes(self, subscription_provider_id: str, window_end: datetime) -> bool:
+        """Not where the provider does not know the subscription any more, either."""
         await self._pace.turn()
-        async with provider_errors():
-            return await self._meters.takes_usage(subscription_provider_id, window_end)
+        try:
+            async with provider_errors():
+                return await self._meters.takes_usage(subscription_provider_id, window_end)
+        except stripe.InvalidRequestError:
+            return False
 
     async def _decide(
         self,
@@ -539,10 +543,13 @@ class Metering:
             row.pending_at.replace(second=0, microsecond=0) + timedelta(minutes=1),
         )
         await self._pace.turn()
-        async with provider_errors():
-            counted = await self._meters.counted(
-                row.package_id, row.charge_id, sending.customer_provider_id, span
-            )
+        try:
+            async with provider_errors():
+                counted = await self._meters.counted(
+                    row.package_id, row.charge_id, sending.customer_provider_id, span
+                )
+        except stripe.InvalidRequestError:  # it does not know the customer any more
+            return False
         return counted != before if row.pending < 0 else counted >= before + row.pending
 
     async def _acknowledge(
@@ -566,7 +573,8 @@ class Metering:
                     row.reported += row.pending if counts else 0
                     row.pending, row.pending_at, row.asked_at = 0, None, None
                     if not counts:
-                        row.due_at = now + TAIL_EVERY
+                        over = row.window_end <= now
+                        row.due_at = now + (TAIL_EVERY if over else REPORT_EVERY)
                 if before_change and row.status == Status.OPEN.value:
                     row.due_at = now + SECOND  # what is held then is another thing
 
@@ -615,6 +623,7 @@ class Metering:
         """Put late use on the customer's next invoice, once; the amount in minor units.
 
         It is what all units cost less what those that were billed do, at the price that was held.
+        `Conflict` `PROVIDER_REFUSED` where the provider will not have it.
         """
         catalog = await self._catalog()
         async with self._database.write() as session:
@@ -632,7 +641,7 @@ class Metering:
         )
         if amount_minor:
             feature = catalog.feature(row.feature_id)
-            async with provider_errors():
+            async with provider_errors(), refusals():
                 await self._meters.invoice_late(
                     f"{row.id}:late:{row.late_sequence}",
                     customer_provider_id=customer.provider_id or "",
