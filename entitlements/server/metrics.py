@@ -11,7 +11,7 @@ from graphql import FieldNode, OperationDefinitionNode
 from prometheus_client import Counter, Gauge, Histogram
 from sqlalchemy import ColumnElement, Select, func, select
 
-from entitlements.billing.tables import WebhookEventRow
+from entitlements.billing.tables import UsageReportRow, WebhookEventRow
 from entitlements.billing.webhooks import WAITING
 from entitlements.kernel.clock import wall_now
 from entitlements.notices.tables import WebhookDeliveryRow
@@ -92,5 +92,6 @@ def _counts(wall: datetime, now: datetime) -> dict[str, Select[int]]:
         "changes": those(change.id, change.status == "pending"),
         "scheduled": those(change.id, change.status == "scheduled", change.effective_at <= now),
         "provider": those(SubscriptionRow.id, SubscriptionRow.align_due_at <= wall),
+        "usage": those(UsageReportRow.id, UsageReportRow.due_at <= now),
         "notices": those(delivery.id, delivery.next_attempt_at <= wall),
     }

@@ -83,7 +83,7 @@ async def test_requests_are_measured_by_operation_and_strangers_cannot_make_up_n
 
 
 async def test_what_waits_is_measured_when_it_is_asked_for(api: Api, example: Any) -> None:
-    queues = {"webhooks", "changes", "scheduled", "provider", "notices"}
+    queues = {"webhooks", "changes", "scheduled", "provider", "usage", "notices"}
     found = await figures(api, "entitlements_queue_depth")
     assert found.keys() == {f'queue="{name}"' for name in queues}
 
