@@ -446,7 +446,7 @@ class Metering:
     async def _read(
         self, session: AsyncSession, rows: Sequence[UsageReportRow]
     ) -> tuple[Mapping[str, int], Mapping[str, int]]:
-        """All use in the window of each report, and the units of it that others have reported."""
+        """All use in the window of each report, and the units of it that others report."""
         asked = [(row.customer_id, row.feature_id, _starts(row)) for row in rows]
         totals = await self._use.totals(session, asked)
         siblings = (
@@ -459,7 +459,7 @@ class Metering:
         ).all()
         elsewhere = {
             row.id: sum(
-                other.reported + other.late
+                other.reported + other.pending + other.late + other.late_pending
                 for other in siblings
                 if other.id != row.id and _same_use(other, row)
             )
