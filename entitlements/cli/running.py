@@ -84,6 +84,7 @@ def serve(
         access_log=False,
         lifespan="on",
         timeout_graceful_shutdown=30,
+        timeout_worker_healthcheck=60,  # a start takes seconds; SIGHUP waits for it
         ws_max_size=settings.request_bytes_at_most,
     )
 

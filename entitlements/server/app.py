@@ -60,6 +60,8 @@ from graphql_schema.schema import schema
 log = structlog.get_logger()
 
 WEBHOOK_BYTES_AT_MOST = 1_000_000
+DRAIN_SECONDS = 1.0
+"""How long clients have to leave a process that is told to stop, before it closes connections."""
 
 DOCUMENT_NOT_FOUND = "PERSISTED_DOCUMENT_NOT_FOUND"
 TIMEOUT = "TIMEOUT"
@@ -87,7 +89,7 @@ class _Application(Starlette):
             return
         if self._shared is None:
             self._shared = shared(self._answer, _edge(self.state).services.settings.cors_origins)
-        await self._shared(scope, receive, send)
+        await self._shared(scope, receive, _ending(send) if self.state.stopping else send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] == "/graphql" and scope["method"] == "POST":
@@ -111,7 +113,7 @@ def create_app(open_services: OpenServices, *, inbox_only: bool = True) -> Starl
         async with open_services() as services:
             app.state.services = services
             _edge(app.state)  # a manifest that cannot be read refuses the start
-            _when_told_to_stop(services.streams.close)
+            _when_told_to_stop(app.state, services.streams.close)
             stop = asyncio.Event()
             worker = asyncio.create_task(work(services, stop, inbox_only=inbox_only))
             try:
@@ -132,14 +134,20 @@ def create_app(open_services: OpenServices, *, inbox_only: bool = True) -> Starl
         exception_handlers={RouteError: _refused},
         lifespan=lifespan,
     )
+    app.state.stopping = False
     app.add_middleware(_BoundedBody)
     app.add_middleware(_RequestId)
     return app
 
 
-def _when_told_to_stop(act: Callable[[], None]) -> None:
+def _when_told_to_stop(state: State, act: Callable[[], None]) -> None:
     """Act on the signal that stops uvicorn, before it waits for what is under way: a stream would
-    have it wait in vain."""
+    have it wait in vain.
+
+    Before SIGTERM is obeyed, answers say for a while that their connection ends with them: a
+    client that keeps connections would otherwise ask in the moment in which one is closed. Ctrl-C
+    and a second SIGTERM do not wait.
+    """
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         before = signal.getsignal(number)
@@ -149,10 +157,26 @@ def _when_told_to_stop(act: Callable[[], None]) -> None:
             def stop(
                 number: int, frame: FrameType | None, before: Callable[..., object] = before
             ) -> None:
-                loop.call_soon_threadsafe(act)
-                before(number, frame)
+                def obey() -> None:
+                    act()
+                    before(number, None)
+
+                waits = number == signal.SIGTERM and not state.stopping
+                state.stopping = True
+                loop.call_soon_threadsafe(loop.call_later, DRAIN_SECONDS if waits else 0, obey)
 
             signal.signal(number, stop)
+
+
+def _ending(send: Send) -> Send:
+    """Has each answer say that no other will come on its connection."""
+
+    async def send_last(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", []), (b"connection", b"close")]
+        await send(message)
+
+    return send_last
 
 
 def app_from_environment() -> Starlette:
@@ -677,6 +701,7 @@ async def _readyz(request: Request) -> Response:
     services: Services = request.app.state.services
     checks = {"database": False, "migrations": False}
     checks["change_feed"] = services.feed.is_alive
+    checks["serving"] = not request.app.state.stopping
     with contextlib.suppress(SQLAlchemyError, OSError):
         checks["migrations"] = await is_at_head(services.database.engine)
         checks["database"] = True

@@ -24,7 +24,7 @@ from tests.api import Api
 from tests.conftest import ADMIN_KEY
 from tests.events import WEBHOOK_SECRET
 
-STARTS_WITHIN_SECONDS = 20
+STARTS_WITHIN_SECONDS = 60
 
 
 class Killer:

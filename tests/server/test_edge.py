@@ -92,7 +92,7 @@ async def test_a_process_is_ready_with_its_database_migrated_and_its_feed_heard(
     api: Api, services: Services
 ) -> None:
     ready = await api.client.get("/readyz")
-    checks = {"database": True, "migrations": True, "change_feed": True}
+    checks = {"database": True, "migrations": True, "change_feed": True, "serving": True}
     assert (ready.status_code, ready.json()) == (200, checks)
     await services.feed.close()
     deaf = await api.client.get("/readyz")
