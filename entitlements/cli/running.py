@@ -83,6 +83,7 @@ def serve(
         log_level="warning",
         access_log=False,
         lifespan="on",
+        timeout_keep_alive=75,  # longer than a load balancer's 60, which else asks as one closes
         timeout_graceful_shutdown=30,
         timeout_worker_healthcheck=60,  # a start takes seconds; SIGHUP waits for it
         ws_max_size=settings.request_bytes_at_most,
