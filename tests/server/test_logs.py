@@ -102,12 +102,18 @@ def test_an_internal_error_is_logged_without_what_the_request_carried(
         subprocess.run(command, env=environment, stdout=output, stderr=output)
 
     log = _unframed("".join(pieces))
-    for answer in answers:
+    *of_graphql, of_webhook = answers
+    for answer in of_graphql:
         [error] = answer.json()["errors"]
         assert error["message"] == "something went wrong on our side"
         assert error["extensions"].keys() == {"code", "requestId"}
         assert error["extensions"]["code"] == "INTERNAL"
         assert error["extensions"]["requestId"] in log
+    problem = of_webhook.json()
+    assert problem["detail"] == "something went wrong on our side"
+    assert problem.keys() == {"type", "title", "status", "detail", "code", "requestId"}
+    assert problem["code"] == "INTERNAL"
+    assert problem["requestId"] in log
     assert [answer.status_code for answer in answers] == [200, 500, 500]
     for expected in ("internal_error", *(f"nosuchtable:{table}" for table in BROKEN)):
         assert expected in log
