@@ -52,7 +52,7 @@ SEEDED_AT_A_TIME = 2_000
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 RENEWAL = add_months(START, 1)
 
-MOVED_PER_SECOND_AT_LEAST = 50.0
+MOVED_PER_SECOND_AT_LEAST = 30.0
 MEGABYTES_AT_MOST = 500.0
 """What is promised, with room for a slow machine."""
 
