@@ -94,6 +94,7 @@ async def ours(directory: Path) -> AsyncIterator[tuple[str, str, Services]]:
             "admin_key": ADMIN_KEY,
             "sandbox": True,
             "trusted_documents": trusted,
+            "public_requests_per_second": 0,
         }
         async with opened_services(load_settings(**given)) as services:
             await publish(services, read(examples.text("workspace")).document)
