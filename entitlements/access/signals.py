@@ -28,6 +28,8 @@ KEPT_AT_ONCE = 10_000
 """How many customers and features a process counts for at a time."""
 
 DENIALS = Counter("entitlements_denials_total", "Denials, by reason.", ["reason"])
+_COUNTED = {reason: DENIALS.labels(reason.value) for reason in DenialReason}
+_OF_NOBODY = frozenset({DenialReason.CUSTOMER_NOT_FOUND, DenialReason.FEATURE_NOT_FOUND})
 DROPPED = Counter(
     "entitlements_denials_dropped_total", "Denials that were not recorded: there were too many."
 )
@@ -51,10 +53,10 @@ class Signals:
 
     def denied(self, customer_id: str, feature_id: str, reason: DenialReason) -> None:
         """Count one denial."""
-        DENIALS.labels(reason.value).inc()
-        if reason in (DenialReason.CUSTOMER_NOT_FOUND, DenialReason.FEATURE_NOT_FOUND):
+        _COUNTED[reason].inc()
+        if reason in _OF_NOBODY:
             return
-        key = customer_id, feature_id, reason.value
+        key = customer_id, feature_id, str(reason)
         counted = self._counted.get(key, 0)
         if not counted and len(self._counted) >= KEPT_AT_ONCE:
             DROPPED.inc()

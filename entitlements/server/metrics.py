@@ -4,6 +4,7 @@ A request is named by its operation, where who sends it may be believed: names o
 would be as many as they like. Theirs, and all beyond a bound, go by their first root field.
 """
 
+import functools
 from datetime import datetime
 from typing import Any, Final
 
@@ -47,7 +48,13 @@ def answered(
 ) -> None:
     """Count one request; `prepared` is None where it had no document."""
     operation = _operation(prepared, name, principal) if prepared else "-"
-    _requests.labels(operation, outcome).observe(seconds)
+    _series(operation, outcome).observe(seconds)
+
+
+@functools.cache
+def _series(operation: str, outcome: str) -> Histogram:
+    """Their number is bounded, as the names are."""
+    return _requests.labels(operation, outcome)
 
 
 def _operation(prepared: Prepared, name: str | None, principal: Principal) -> str:
