@@ -5,6 +5,7 @@ With `STRIPE_TEST_KEY=sk_test_…` (a full key of a test-mode account) they go t
 test clocks of their own that are deleted at the end. Without it those are skipped.
 """
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from typing import Any
@@ -13,6 +14,8 @@ import pytest
 import stripe
 
 from entitlements.billing import provider_clock
+from entitlements.billing.sdk import id_of
+from entitlements.kernel.period import Period
 from entitlements.server.demo import listen, serving_sandbox
 from entitlements.services import Services
 from entitlements.settings import Settings, load_settings
@@ -20,6 +23,7 @@ from entitlements.subscriptions.orders import DIFFERENCES
 from tests.api import Api
 from tests.conftest import ADMIN_KEY, publish
 from tests.provider_traffic import SERVICE_KEY, Traffic
+from tests.stories import instant
 
 STRIPE = "https://api.stripe.com"
 TEST_KEY = os.environ.get("STRIPE_TEST_KEY", "")
@@ -47,7 +51,11 @@ def _flat(month: str, year: str) -> dict[str, Any]:
 
 CATALOG: dict[str, Any] = {
     "currencies": ["usd"],
-    "features": [{"id": "smoke-feature", "name": "Smoke", "kind": "boolean"}],
+    "features": [
+        {"id": "smoke-feature", "name": "Smoke", "kind": "boolean"},
+        {"id": "smoke-calls", "name": "Calls", "kind": "metered", "unit": "call",
+         "aggregation": "sum", "reset": "billing_period"},
+    ],
     "products": [
         {
             "id": "smoke",
@@ -56,6 +64,15 @@ CATALOG: dict[str, Any] = {
             "plans": [
                 _plan("smoke-starter", "29.00", "290.00"),
                 _plan("smoke-professional", "99.00", "990.00"),
+                _plan("smoke-metered", "149.00", "1490.00")
+                | {
+                    "entitlements": {"smoke-calls": {"limit": 100, "overage": True}},
+                    "charges": [
+                        _flat("149.00", "1490.00"),
+                        {"id": "calls", "name": "Calls", "model": "per_unit", "included": 100,
+                         "quantity": "smoke-calls", "prices": {"usd": {"month": "0.10"}}},
+                    ],
+                },
             ],
             "add_ons": [
                 _add_on("smoke-analytics", "49.00", "490.00"),
@@ -63,7 +80,7 @@ CATALOG: dict[str, Any] = {
             ],
         }
     ],
-}
+}  # fmt: skip
 """Under ids that are the same each time: an account keeps its prices, and they are found again."""
 
 
@@ -259,3 +276,28 @@ async def test_a_change_at_the_periods_end_is_a_schedule_and_happens_at_the_rene
     assert customer["subscriptions"][0]["plan"]["versionId"] == "smoke-starter@1"
     renewal = customer["invoices"]["nodes"][0]
     assert (renewal["status"], renewal["total"]["amountMinor"]) == ("paid", "2900")
+
+
+async def test_what_is_metered_joins_within_a_month_and_is_billed_with_the_renewal(
+    api: Api, services: Services, stripe_itself: Any
+) -> None:
+    await _on_starter(api)
+    await api.advance("2026-03-16T12:00:00Z")
+    joined = await api.change("up", customerId="acme", planId="smoke-metered")
+    assert joined["__typename"] == "ChangeCommitted", joined
+    event = {"id": "e1", "customerId": "acme", "featureId": "smoke-calls", "quantity": 150}
+    assert (await api.record(event))["accepted"] == 1
+    await api.advance("2026-03-31T12:00:00Z")
+    there = await _provider_subscription(stripe_itself, services)
+    month = Period(instant("2026-03-01T00:00:00Z"), instant("2026-04-01T00:00:00Z"))
+    for _ in range(60):  # Stripe adds events up when it comes to it
+        counted = await services.payments.meters.counted(
+            "smoke-metered", "calls", id_of(there.customer) or "", month
+        )
+        if counted == 50:
+            break
+        await asyncio.sleep(POLL_SECONDS)
+    assert counted == 50
+    await api.advance("2026-04-01T14:00:00Z")
+    renewal = (await api.customer("acme"))["invoices"]["nodes"][0]
+    assert renewal["total"]["amountMinor"] == str(14900 + 500)
