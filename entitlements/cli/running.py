@@ -17,6 +17,7 @@ from entitlements.server import demo as demos
 from entitlements.server.migrations import migrate as run_migrations
 from entitlements.server.migrations import refuse_if_behind
 from entitlements.server.oidc import issuer_of
+from entitlements.server.protocol import PunctualProtocol
 from entitlements.services import opened_services
 from entitlements.settings import load_settings
 from entitlements.storage.engine import create_engine
@@ -79,7 +80,7 @@ def serve(
         port=port,
         workers=workers,
         loop="uvloop",
-        http="httptools",
+        http=PunctualProtocol,
         log_level="warning",
         access_log=False,
         lifespan="on",

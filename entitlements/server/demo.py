@@ -28,6 +28,7 @@ from entitlements.sandbox.app import create_app as create_sandbox
 from entitlements.server import keys
 from entitlements.server.app import create_app
 from entitlements.server.migrations import migrate
+from entitlements.server.protocol import PunctualProtocol
 from entitlements.services import Services, opened_services
 from entitlements.settings import Settings, load_settings
 from entitlements.storage.engine import create_engine
@@ -102,7 +103,7 @@ def server_config(
     return uvicorn.Config(
         app,  # type: ignore[arg-type]
         loop="uvloop",
-        http="httptools",
+        http=PunctualProtocol,
         log_level="warning",
         access_log=False,
         lifespan=lifespan,  # type: ignore[arg-type]

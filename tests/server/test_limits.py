@@ -1,5 +1,6 @@
 """What is too much is refused early, each limit by its own code, and who keeps to it goes on."""
 
+import asyncio
 import json
 from typing import Any
 
@@ -7,7 +8,7 @@ import httpx
 import pytest
 
 from entitlements.audit.ledger import Actor
-from entitlements.server import keys, rates
+from entitlements.server import keys, protocol, rates
 from entitlements.server.rates import Rates
 from entitlements.services import Services
 from entitlements.settings import Settings, load_settings
@@ -115,3 +116,27 @@ async def test_each_limit_is_the_operators_to_set(api: Api) -> None:
 async def test_a_query_has_its_time_and_a_mutation_takes_its_own(api: Api, example: Any) -> None:
     assert await api.refused("{ auditEntries { nodes { id } } }") == "TIMEOUT"
     assert (await api.create_customer("ant"))["__typename"] == "CustomerPayload"
+
+
+async def test_who_connects_and_says_nothing_or_too_slowly_is_let_go(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "REQUEST_SECONDS", 0.3)
+    host, _, port = url.partition(":")
+    head = b"POST /graphql HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n"
+    for said in (b"", b"GET /heal", head + b"\r\n{"):
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(said)
+        assert await asyncio.wait_for(reader.read(), 10) == b"", said
+        writer.close()
+
+    reader, writer = await asyncio.open_connection(host, int(port))
+    for _ in range(2):  # what comes in time is answered, and may pause in between
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b"200 OK" in await asyncio.wait_for(reader.readuntil(b"}"), 10)
+        await asyncio.sleep(0.5)
+    writer.close()
+    async with connected(url) as socket:
+        await asyncio.sleep(0.5)
+        await socket.send(json.dumps({"type": "ping"}))
+        assert (await heard(socket))["type"] == "pong"
