@@ -25,6 +25,7 @@ bench: .venv/dev ## Measure, and print tables; some minutes
 	PYTHONPATH=. $(BIN)/python tests/bench/bench_catalog.py
 	PYTHONPATH=. $(BIN)/python tests/bench/bench_unlocks.py
 	PYTHONPATH=. $(BIN)/python tests/bench/bench_webhooks.py
+	PYTHONPATH=. $(BIN)/python tests/bench/bench_abuse.py
 	PYTHONPATH=. $(BIN)/python tests/bench/bench_usage.py
 	PYTHONPATH=. $(BIN)/python tests/bench/bench_migrations.py
 	PYTHONPATH=. $(BIN)/python tests/bench/bench_access.py

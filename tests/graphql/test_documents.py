@@ -12,7 +12,7 @@ import pytest
 from entitlements.kernel.errors import ValidationFailed
 from entitlements.server.app import create_app
 from entitlements.services import Services
-from graphql_schema.documents import Documents, read_manifest
+from graphql_schema.documents import DEFAULT_LIMITS, Documents, prepare, read_manifest
 from graphql_schema.permissions import Principal, Role
 from graphql_schema.schema import schema
 from tests.api import Api
@@ -143,3 +143,9 @@ def test_a_manifest_that_is_none_refuses_the_start(tmp_path: Path) -> None:
             read_manifest(path)
     with pytest.raises(ValidationFailed, match="is no JSON object"):
         read_manifest(tmp_path / "nowhere.json")
+
+
+def test_no_text_takes_long_to_be_counted() -> None:
+    """One took half a minute, when strings without an end were looked at again from within."""
+    for piece in ('"\\', '\\"""', '"""\\', '"\\a', '"a\n', "#\n", '""" " "" '):
+        prepare(schema._schema, piece * (100_000 // len(piece)), DEFAULT_LIMITS)
