@@ -17,7 +17,7 @@ from entitlements.kernel.clock import wall_now
 from entitlements.kernel.signing import Signer
 from entitlements.storage.engine import create_engine
 from entitlements.storage.unit_of_work import Database
-from tests.conftest import ADMIN_KEY
+from tests.conftest import ADMIN_KEY, on_sqlite
 
 SIGNER = Signer(["a secret that is not in the database"])
 
@@ -146,7 +146,7 @@ async def test_nothing_is_sealed_twice(database: Database) -> None:
         assert not await seals.is_due(session)
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@on_sqlite
 async def test_the_commands_seal_verify_and_export(database_url: str, tmp_path: Path) -> None:
     database = Database(create_engine(database_url))
     await append(database)

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from tests.api import Api
-from tests.conftest import _migrated
+from tests.conftest import _migrated, on_postgresql
 from tests.faults.test_kill import publish_example, serving
 
 pytestmark = pytest.mark.soak
@@ -81,7 +81,7 @@ async def until(condition: Any, seconds: float) -> None:
             await asyncio.sleep(0.1)
 
 
-@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@on_postgresql
 async def test_a_rolling_restart_of_two_workers_under_load_fails_no_request(
     database_url: str, sandbox_url: str
 ) -> None:

@@ -23,10 +23,9 @@ from entitlements.subscriptions.change import Authority
 from entitlements.subscriptions.service import Caller
 from entitlements.subscriptions.tables import CustomerRow
 from tests.api import Api
-from tests.conftest import START, publish
+from tests.conftest import START, on_sqlite, publish
 from tests.graphql.test_catalog_memory import counted
 
-on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 """For what does not depend on the database: it is in memory."""
 
 STAFF = Caller(Actor("staff"), Authority.STAFF)

@@ -16,8 +16,7 @@ from graphql_schema.documents import DEFAULT_LIMITS, Documents, prepare, read_ma
 from graphql_schema.permissions import Principal, Role
 from graphql_schema.schema import schema
 from tests.api import Api
-
-on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+from tests.conftest import on_sqlite
 
 ROLE = "query Role { viewer { role } }"
 

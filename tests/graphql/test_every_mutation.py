@@ -4,7 +4,6 @@ import copy
 from collections.abc import Awaitable
 from typing import Any
 
-import pytest
 from graphql import GraphQLObjectType
 from sqlalchemy import func, select
 
@@ -13,14 +12,13 @@ from entitlements.audit.tables import AuditEntryRow
 from entitlements.services import Services
 from graphql_schema.schema import schema
 from tests.api import Api
+from tests.conftest import on_sqlite
 from tests.events import deliver
 from tests.graphql.test_refusals import as_role
 from tests.scenarios.test_contact_sales import approve, decline
 from tests.scenarios.test_impact import propose
 from tests.scenarios.test_notices import CREATE, DELETE, RESEND, deliveries
 from tests.scenarios.test_payments import press
-
-one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 WRITES_NOTHING = {"previewChange", "createCustomerToken"}
 COUNTED = {"consume", "setLevel", "recordUsage"}
@@ -58,7 +56,7 @@ class Doing:
         return await self(name, asked())
 
 
-@one_database
+@on_sqlite
 async def test_every_mutation_leaves_an_entry_in_the_ledger(
     api: Api, services: Services, sandbox_url: str, example: dict[str, Any]
 ) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from graphql_schema.schema import schema
 from tests.api import Api
+from tests.conftest import on_sqlite
 
 WORDS = [
     "acme",
@@ -59,7 +60,7 @@ def documents(count: int) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@on_sqlite
 async def test_no_document_makes_a_fault(api: Api, example: Any, soak: bool) -> None:
     await api.create_customer("acme")
     await api.change("start", customerId="acme", planId="starter")

@@ -3,16 +3,13 @@
 import copy
 from typing import Any
 
-import pytest
-
 from entitlements.audit.ledger import Actor
 from entitlements.server import keys
 from entitlements.services import Services
 from graphql_schema.permissions import RULES, Role
 from tests.api import Api
+from tests.conftest import on_sqlite
 from tests.scenarios.test_impact import propose
-
-one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 APPROVE = """mutation ($id: ID!) { approveProposal(id: $id) {
   __typename ... on CatalogProposal { status } ... on Conflict { code } } }"""
@@ -33,7 +30,7 @@ async def refusals(api: Api) -> list[tuple[str, str, str]]:
     return [(e["actor"], e["objectId"], e["after"]["code"]) for e in entries]
 
 
-@one_database
+@on_sqlite
 async def test_pricing_proposes_finance_approves_support_keeps_within_bounds_and_refusals_stay(
     api: Api, services: Services, example: dict[str, Any]
 ) -> None:

@@ -19,8 +19,7 @@ from graphql_schema.compiled import compile_operation
 from graphql_schema.documents import DEFAULT_LIMITS, prepare
 from graphql_schema.schema import schema
 from tests.api import Api
-
-on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+from tests.conftest import on_sqlite
 
 TYPES = schema._schema.type_map
 ROOTS = {

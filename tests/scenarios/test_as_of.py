@@ -3,13 +3,9 @@
 import copy
 from typing import Any
 
-import pytest
-
 from entitlements.services import Services
 from tests.api import Api
-from tests.conftest import publish
-
-one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+from tests.conftest import on_sqlite, publish
 
 _VALUE = "{ enabled number choice limit unlimited overage warnAtPercent }"
 HELD = f"""
@@ -94,7 +90,7 @@ async def test_every_instant_of_a_life_is_answered_as_it_was_then(
     }
 
 
-@one_database
+@on_sqlite
 async def test_the_future_and_what_was_not_recorded_are_refused(
     api: Api, services: Services, example: Any
 ) -> None:

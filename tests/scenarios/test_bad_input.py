@@ -10,11 +10,8 @@ from entitlements.catalog import examples
 from entitlements.catalog.document import read
 from entitlements.services import Services
 from tests.api import Api
-from tests.conftest import publish
+from tests.conftest import on_postgresql, on_sqlite, publish
 from tests.stories import Story
-
-sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 
 BIGGEST_INT, BIGGEST_BIG_INT = 2**31 - 1, 2**63 - 1
 REFUSED = """mutation ($input: ChangeInput!) { previewChange(input: $input) { __typename
@@ -83,7 +80,7 @@ def _issues(answer: Any) -> list[tuple[str, str]]:
     return [(".".join(issue["path"]), issue["code"]) for issue in answer["issues"]]
 
 
-@sqlite
+@on_sqlite
 async def test_a_wish_that_cannot_be_met_names_what_is_wrong_with_it(story: Story) -> None:
     before = await story.seen()
     for path, code, wish in WISHES:
@@ -93,7 +90,7 @@ async def test_a_wish_that_cannot_be_met_names_what_is_wrong_with_it(story: Stor
     assert await story.seen() == before
 
 
-@sqlite
+@on_sqlite
 async def test_all_that_is_wrong_is_told_at_once(story: Story) -> None:
     wish = {
         "addOns": [
@@ -110,7 +107,7 @@ async def test_all_that_is_wrong_is_told_at_once(story: Story) -> None:
     ]
 
 
-@sqlite
+@on_sqlite
 async def test_what_two_add_ons_exclude_cannot_be_had_together(
     story: Story, services: Services
 ) -> None:
@@ -125,7 +122,7 @@ async def test_what_two_add_ons_exclude_cannot_be_had_together(
     assert await story.seen() == before
 
 
-@sqlite
+@on_sqlite
 async def test_a_21st_item_is_refused_and_20_are_not(story: Story, services: Services) -> None:
     """The provider takes 20 items a subscription; the plan is one of them."""
     document = read(examples.text("workspace")).document
@@ -142,7 +139,7 @@ async def test_a_21st_item_is_refused_and_20_are_not(story: Story, services: Ser
     assert taken["change"]["status"] == "APPLIED", taken
 
 
-@sqlite
+@on_sqlite
 @pytest.mark.parametrize("currency", ["gbp", "USD", "", "usdx"])
 async def test_a_currency_that_nothing_is_sold_in_is_refused(story: Story, currency: str) -> None:
     asked = {"id": "bolt", "currency": currency}
@@ -151,7 +148,7 @@ async def test_a_currency_that_nothing_is_sold_in_is_refused(story: Story, curre
     assert (await story.api.ask('{ customer(id: "bolt") { id } }'))["customer"] is None
 
 
-@sqlite
+@on_sqlite
 async def test_a_customer_whose_currency_is_sold_no_more_gets_a_typed_error(
     story: Story, services: Services
 ) -> None:
@@ -173,7 +170,7 @@ async def test_a_customer_whose_currency_is_sold_no_more_gets_a_typed_error(
     assert await story.api.customer("bolt") == before
 
 
-@postgresql
+@on_postgresql
 async def test_a_quote_that_was_tampered_with_or_is_of_another_is_worth_nothing(
     story: Story,
 ) -> None:
@@ -207,7 +204,7 @@ async def test_a_quote_that_was_tampered_with_or_is_of_another_is_worth_nothing(
     assert (await api.commit(token, "key"))["change"]["status"] == "APPLIED"
 
 
-@sqlite
+@on_sqlite
 async def test_a_purchase_of_nothing_or_dearer_than_agreed_is_refused(story: Story) -> None:
     more: dict[str, Any] = {"customerId": "acme", "addOnId": "extra-calls"}
     before = await story.seen()
@@ -222,7 +219,7 @@ async def test_a_purchase_of_nothing_or_dearer_than_agreed_is_refused(story: Sto
     assert await story.seen() == before
 
 
-@sqlite
+@on_sqlite
 async def test_what_is_no_value_of_its_type_is_refused_before_anything_is_read(
     story: Story,
 ) -> None:

@@ -14,13 +14,12 @@ from entitlements.services import Services
 from entitlements.subscriptions.tables import SubscriptionRow
 from entitlements.worker import work_once
 from tests.api import Api
-from tests.conftest import publish
+from tests.conftest import on_sqlite, publish
 from tests.events import deliver
 from tests.faults.test_provider_faults import fault
 from tests.reconciliation import findings, reconciled_clean
 from tests.scenarios.test_payments import press
 
-ON_ONE_DATABASE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 """For what does not depend on which it is."""
 
 
@@ -167,7 +166,7 @@ async def test_what_a_customer_asks_sales_for_is_approved_and_then_paid(
         assert (again["__typename"], again["code"]) == ("Conflict", "NOT_AWAITING_APPROVAL")
 
 
-@ON_ONE_DATABASE
+@on_sqlite
 async def test_what_is_declined_withdrawn_or_asked_anew_does_not_go_on(
     api: Api, services: Services
 ) -> None:
@@ -204,7 +203,7 @@ async def test_what_is_declined_withdrawn_or_asked_anew_does_not_go_on(
     assert (await api.customer("acme"))["subscriptions"] == []
 
 
-@ON_ONE_DATABASE
+@on_sqlite
 async def test_above_what_was_agreed_the_customer_is_asked_again(
     api: Api, services: Services
 ) -> None:
@@ -233,7 +232,7 @@ async def test_above_what_was_agreed_the_customer_is_asked_again(
     assert {i["package"]["versionId"] for i in items} == {"custom@2", "reports@1", "onboarding@1"}
 
 
-@ON_ONE_DATABASE
+@on_sqlite
 async def test_an_approved_change_waits_for_the_customers_bank_or_card(
     api: Api, services: Services, sandbox_url: str
 ) -> None:
@@ -262,7 +261,7 @@ async def test_an_approved_change_waits_for_the_customers_bank_or_card(
     assert (await api.customer("declined"))["subscriptions"] == []
 
 
-@ON_ONE_DATABASE
+@on_sqlite
 async def test_nothing_of_sales_is_bought_without_them(api: Api, services: Services) -> None:
     await publish(services, _catalog())
     await api.create_customer("acme")
@@ -334,7 +333,7 @@ async def test_billed_outside_nothing_is_asked_of_the_provider(
     assert (await api.ask("{ verifyAudit { ok } }"))["verifyAudit"] == {"ok": True}
 
 
-@ON_ONE_DATABASE
+@on_sqlite
 async def test_while_only_the_billing_is_to_end_the_provider_is_as_it_should_be(
     api: Api, services: Services, sandbox_url: str
 ) -> None:
@@ -416,7 +415,7 @@ async def test_the_last_charge_goes_and_the_first_one_comes_back(
     assert len((await api.customer("acme"))["subscriptions"]) == 1
 
 
-@ON_ONE_DATABASE
+@on_sqlite
 async def test_the_last_charge_goes_with_the_end_of_its_period(
     api: Api, services: Services, sandbox_url: str
 ) -> None:
@@ -468,7 +467,7 @@ async def test_the_last_charge_goes_with_the_end_of_its_period(
     assert (stored.provider_id, stored.align_due_at) == (None, None)
 
 
-@ON_ONE_DATABASE
+@on_sqlite
 @pytest.mark.parametrize(
     ("method", "kind", "answer"),
     [
@@ -523,7 +522,7 @@ CHOICES: list[tuple[str, dict[str, str], str | None]] = [
 ]
 
 
-@ON_ONE_DATABASE
+@on_sqlite
 async def test_who_may_choose_when_and_how(api: Api, services: Services) -> None:
     rule = {"timing": "now", "proration": "next_invoice"}
     await publish(services, _catalog(upgrade=rule, customer_may_choose=["now"]))

@@ -3,7 +3,6 @@
 from typing import Any
 
 import httpx
-import pytest
 from sqlalchemy import select
 
 from entitlements.audit import seals
@@ -12,10 +11,9 @@ from entitlements.services import Services
 from entitlements.storage.base import Base
 from entitlements.subscriptions.tables import CustomerRow
 from tests.api import Api
+from tests.conftest import on_sqlite
 from tests.faults.test_provider_faults import fault
 from tests.provider_traffic import SERVICE_KEY
-
-one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 ERASE = """mutation ($id: ID!, $reason: String!) { eraseCustomer(id: $id, reason: $reason) {
   __typename ... on CustomerPayload { customer { name email paymentMethod { last4 }
@@ -94,7 +92,7 @@ async def test_an_erased_customer_is_in_no_table_and_the_ledger_is_whole(
     assert len(await api.audit(action="customer.erased")) == 1
 
 
-@one_database
+@on_sqlite
 async def test_what_the_provider_could_not_be_told_it_is_told_later(
     api: Api, services: Services, sandbox_url: str, example: Any
 ) -> None:
@@ -111,7 +109,7 @@ async def test_what_the_provider_could_not_be_told_it_is_told_later(
     assert not await services.erasing.finish("acme")
 
 
-@one_database
+@on_sqlite
 async def test_erasing_needs_a_reason_and_a_customer(api: Api, example: Any) -> None:
     await api.create_customer("acme")
     [issue] = (await erase(api, " "))["issues"]

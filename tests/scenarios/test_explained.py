@@ -2,12 +2,9 @@
 
 from typing import Any
 
-import pytest
-
 from entitlements.services import Services
 from tests.api import Api
-
-one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+from tests.conftest import on_sqlite
 
 EXPLAIN = """query ($change: ID, $invoice: ID, $line: Int!) {
   explainCharge(changeId: $change, invoiceId: $invoice, line: $line) {
@@ -38,7 +35,7 @@ async def everything(api: Api) -> list[Any]:
     return found
 
 
-@one_database
+@on_sqlite
 async def test_every_line_of_a_life_is_worked_out_anew(
     api: Api, services: Services, example: Any
 ) -> None:
@@ -79,7 +76,7 @@ async def test_every_line_of_a_life_is_worked_out_anew(
     assert "approved by finance" in credit["steps"][8]
 
 
-@one_database
+@on_sqlite
 async def test_what_cannot_be_explained_says_why(api: Api, example: Any) -> None:
     await api.create_customer("acme")
     change = (await api.change("1", customerId="acme", planId="starter"))["change"]["id"]

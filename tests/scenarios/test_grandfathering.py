@@ -22,9 +22,9 @@ from entitlements.settings import Settings
 from entitlements.subscriptions.tables import ChangeRow
 from tests.api import Api
 from tests.bench import bench_migrations as bench
+from tests.conftest import on_sqlite
 from tests.reconciliation import reconciled_clean
 
-one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 """For what the rules decide and storage does not."""
 
 Edit = Callable[[dict[str, Any]], None]
@@ -78,7 +78,7 @@ async def invoiced(api: Api, customer_id: str = "acme") -> list[int]:
     return [int(invoice["total"]["amountMinor"]) for invoice in reversed(nodes)]
 
 
-@one_database
+@on_sqlite
 async def test_a_price_rises_by_its_cap_at_each_renewal_until_it_is_at_list(
     api: Api, services: Services, example: Any
 ) -> None:
@@ -144,7 +144,7 @@ async def lost(api: Api, **change: Any) -> Any:
     return found["previewChange"]["grandfatheringLost"]
 
 
-@one_database
+@on_sqlite
 async def test_what_is_kept_stays_through_seats_and_intervals_and_is_given_up_by_an_upgrade(
     api: Api, services: Services, example: Any
 ) -> None:
@@ -192,7 +192,7 @@ async def test_what_is_kept_stays_through_seats_and_intervals_and_is_given_up_by
     await reconciled_clean(services)
 
 
-@one_database
+@on_sqlite
 async def test_a_price_that_moves_at_once_is_prorated_onto_the_next_invoice(
     api: Api, services: Services, example: Any
 ) -> None:
@@ -211,7 +211,7 @@ async def test_a_price_that_moves_at_once_is_prorated_onto_the_next_invoice(
     await reconciled_clean(services)
 
 
-@one_database
+@on_sqlite
 async def test_a_price_that_changes_twice_before_anyone_renews_moves_each_holder_once(
     api: Api, services: Services, example: Any
 ) -> None:
@@ -284,7 +284,7 @@ async def test_a_migration_is_paused_resumed_and_rolled_back(
     await reconciled_clean(services)
 
 
-@one_database
+@on_sqlite
 async def test_finance_follows_and_rolls_back_a_migration_from_a_terminal(
     api: Api, services: Services, example: Any, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -361,7 +361,7 @@ async def test_several_workers_move_every_holder_once(settings: Settings) -> Non
         await bench.each_once(one, HOLDERS)
 
 
-@one_database
+@on_sqlite
 async def test_what_sales_sells_moves_by_our_own_calendar(
     api: Api, services: Services, example: Any
 ) -> None:
@@ -390,7 +390,7 @@ async def test_what_sales_sells_moves_by_our_own_calendar(
     assert not (await api.access("acme", "named-manager"))["allowed"]
 
 
-@one_database
+@on_sqlite
 async def test_one_who_cannot_be_read_holds_up_nobody(settings: Settings) -> None:
     clock = SettableClock(bench.START)
     async with opened_services(settings, clock=clock) as services:

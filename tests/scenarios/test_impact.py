@@ -4,7 +4,6 @@ import asyncio
 import csv
 from typing import Any
 
-import pytest
 from typer.testing import CliRunner
 
 from entitlements.audit.ledger import Actor
@@ -12,10 +11,8 @@ from entitlements.cli import app
 from entitlements.server import keys
 from entitlements.services import Services
 from tests.api import Api
-from tests.conftest import publish
+from tests.conftest import on_sqlite, publish
 from tests.scenarios.test_mrr_movements import catalog
-
-one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 _MONEY = "{ amountMinor currency }"
 IMPACT = f"""impact {{ computedAt customersAffected staysGrandfathered mrrNow {_MONEY}
@@ -49,7 +46,7 @@ async def firm(api: Api, id: str, interval: str = "MONTH") -> None:
     assert done["__typename"] == "ChangeCommitted"
 
 
-@one_database
+@on_sqlite
 async def test_a_capped_rise_is_worth_what_it_says_and_stays_as_it_was_signed(
     api: Api, services: Services
 ) -> None:
@@ -90,7 +87,7 @@ async def test_a_capped_rise_is_worth_what_it_says_and_stays_as_it_was_signed(
     assert await impact(api, proposal) == found
 
 
-@one_database
+@on_sqlite
 async def test_the_impact_is_read_in_a_terminal_and_by_programs(
     api: Api, services: Services, database_url: str
 ) -> None:
@@ -131,7 +128,7 @@ async def total(api: Api) -> dict[str, int]:
     return {currency: minor for currency, minor in found.items() if minor}
 
 
-@one_database
+@on_sqlite
 async def test_the_mrr_is_what_was_predicted_once_the_clock_has_passed_every_move(
     api: Api, services: Services
 ) -> None:

@@ -11,11 +11,9 @@ from entitlements.kernel.errors import PaymentProviderUnavailable
 from entitlements.services import Services
 from entitlements.worker import work_once
 from tests.api import Api
-from tests.conftest import publish
+from tests.conftest import on_sqlite, publish
 from tests.reconciliation import findings, reconciled_clean
 from tests.stories import instant
-
-on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 def _fee(amount: str) -> dict[str, Any]:

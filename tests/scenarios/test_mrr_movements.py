@@ -4,16 +4,13 @@ import asyncio
 import csv
 from typing import Any
 
-import pytest
 from typer.testing import CliRunner
 
 from entitlements.cli import app
 from entitlements.services import Services
 from entitlements.settings import Settings
 from tests.api import Api
-from tests.conftest import ADMIN_KEY, publish
-
-one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+from tests.conftest import ADMIN_KEY, on_sqlite, publish
 
 AMOUNTS = ("opening", "new", "expansion", "contraction", "churn", "reactivation", "closing")
 _MOVEMENTS = f"""currency nrrPercent grrPercent period {{ start end }}
@@ -117,7 +114,7 @@ async def test_seats_by_the_year_are_new_by_the_twelfth_and_what_joins_and_goes_
     assert await ledger_delta(api) == 16667
 
 
-@one_database
+@on_sqlite
 async def test_who_comes_goes_returns_and_moves_is_told_apart(api: Api, services: Services) -> None:
     await publish(services, catalog())
     for id, seats in (("stays", 10), ("shrinks", 10), ("leaves", 4), ("moves", 1)):
@@ -161,7 +158,7 @@ async def test_who_comes_goes_returns_and_moves_is_told_apart(api: Api, services
     assert await ledger_delta(api) == 125000
 
 
-@one_database
+@on_sqlite
 async def test_a_period_without_length_and_an_unknown_currency_are_refused(api: Api) -> None:
     backwards = {"from": YEAR["to"], "to": YEAR["from"]}
     assert await api.refused(MOVEMENTS, **backwards) == "BAD_USER_INPUT"
@@ -186,7 +183,7 @@ async def exported(settings: Settings, *arguments: str) -> list[dict[str, str]]:
     return list(csv.DictReader(done.stdout.splitlines()))
 
 
-@one_database
+@on_sqlite
 async def test_finance_takes_sums_movements_and_the_revenue_of_each_module(
     api: Api, example: Any, settings: Settings
 ) -> None:

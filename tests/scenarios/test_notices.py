@@ -12,7 +12,7 @@ from entitlements.server import keys
 from entitlements.services import Services
 from entitlements.worker import work_once
 from tests.api import Api
-from tests.conftest import ADMIN_KEY
+from tests.conftest import ADMIN_KEY, on_sqlite
 from tests.receiver import Received, receiving
 
 CREATE = """mutation ($url: String!, $events: [String!]!) {
@@ -99,7 +99,7 @@ async def test_a_purchase_a_failed_renewal_and_an_end_are_told(
         }
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@on_sqlite
 async def test_a_cancellation_at_the_periods_end_is_told_when_it_happens(
     api: Api, services: Services, example: Any
 ) -> None:
@@ -127,7 +127,7 @@ async def test_a_cancellation_at_the_periods_end_is_told_when_it_happens(
         ]
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@on_sqlite
 async def test_what_failed_is_seen_sent_again_and_recorded(
     api: Api, services: Services, example: Any
 ) -> None:
@@ -178,7 +178,7 @@ async def test_what_failed_is_seen_sent_again_and_recorded(
         assert answer == {"__typename": "NotFound", "id": "whe_none"}
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@on_sqlite
 async def test_a_bad_endpoint_is_refused_with_every_mistake(api: Api) -> None:
     refused = await listen(api, "https://169.254.169.254/", "change.applied", "change.undone")
     assert refused["issues"] == [
@@ -191,7 +191,7 @@ async def test_a_bad_endpoint_is_refused_with_every_mistake(api: Api) -> None:
     assert (await api.ask("{ webhookEndpoints { id } }"))["webhookEndpoints"] == []
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@on_sqlite
 async def test_back_ends_make_endpoints_and_those_who_read_customers_see_them(
     api: Api, services: Services
 ) -> None:
@@ -227,7 +227,7 @@ def command(environment: dict[str, str], *words: str, ends: int = 0) -> str:
     return result.output
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@on_sqlite
 def test_an_operator_makes_lists_and_deletes_endpoints(environment: dict[str, str]) -> None:
     url = "https://93.184.216.34/hooks"
     words = ("create", url, "--event", "change.applied", "--event", "payment.failed")

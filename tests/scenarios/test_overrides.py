@@ -8,8 +8,7 @@ from entitlements.audit.ledger import Actor
 from entitlements.server import keys
 from entitlements.services import Services
 from tests.api import Api
-
-on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+from tests.conftest import on_sqlite
 
 SET = """mutation ($input: SetOverrideInput!) { setOverride(input: $input) { __typename
   ... on OverridePayload { override { id feature { id } mode reason createdBy createdAt endsAt

@@ -2,14 +2,10 @@
 
 from typing import Any
 
-import pytest
-
 from entitlements.services import Services
 from tests.api import Api
-from tests.conftest import publish
+from tests.conftest import on_sqlite, publish
 from tests.scenarios.test_mrr_movements import catalog
-
-one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 HISTORY = """query ($id: ID!) { priceHistory(packageId: $id) {
   version effectiveAt endedAt subscribers mrr { amountMinor currency }
@@ -23,7 +19,7 @@ async def history(api: Api, id: str = "firm") -> list[dict[str, Any]]:
     return found
 
 
-@one_database
+@on_sqlite
 async def test_each_version_says_when_it_was_sold_who_agreed_and_who_still_pays_it(
     api: Api, services: Services
 ) -> None:

@@ -13,10 +13,10 @@ from entitlements.services import Services, opened_services
 from entitlements.settings import Settings
 from entitlements.worker import work_once
 from tests.api import Api
+from tests.conftest import on_sqlite
 from tests.events import deliver, events_of
 from tests.reconciliation import reconciled_clean
 
-one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 """For what the rules decide and storage does not."""
 
 END = "2026-04-01T12:00:00Z"
@@ -115,7 +115,7 @@ async def test_a_downgrade_waits_for_the_renewal_and_is_what_it_was_quoted(
     assert (await api.ask("{ verifyAudit { ok } }"))["verifyAudit"]["ok"]
 
 
-@one_database
+@on_sqlite
 async def test_a_scheduled_change_taken_back_never_happens(
     api: Api, sandbox_url: str, example: Any
 ) -> None:
@@ -133,7 +133,7 @@ async def test_a_scheduled_change_taken_back_never_happens(
     assert (await api.customer("acme"))["invoices"]["nodes"][0]["total"]["amountMinor"] == "19900"
 
 
-@one_database
+@on_sqlite
 async def test_a_later_change_of_the_same_thing_replaces_and_others_wait_beside_it(
     api: Api, sandbox_url: str, example: Any
 ) -> None:
@@ -165,7 +165,7 @@ async def test_a_later_change_of_the_same_thing_replaces_and_others_wait_beside_
     assert deltas == ["-3000", "-15000", "34900"]
 
 
-@one_database
+@on_sqlite
 async def test_a_purchase_keeps_the_queue_and_the_next_invoice_shows_both(
     api: Api, sandbox_url: str, example: Any
 ) -> None:
@@ -185,7 +185,7 @@ async def test_a_purchase_keeps_the_queue_and_the_next_invoice_shows_both(
     assert (await api.customer("acme"))["invoices"]["nodes"][0]["total"]["amountMinor"] == "12900"
 
 
-@one_database
+@on_sqlite
 async def test_what_no_longer_applies_is_dropped_with_a_reason(api: Api, example: Any) -> None:
     await _start(api, addOns=[{"id": "email-campaigns"}])
     waits = {"addOns": [{"id": "lead-scoring"}], "timing": "PERIOD_END", "reason": "as agreed"}
@@ -199,7 +199,7 @@ async def test_what_no_longer_applies_is_dropped_with_a_reason(api: Api, example
     assert changes[first]["failure"] == {"code": "NO_LONGER_APPLIES"}
 
 
-@one_database
+@on_sqlite
 async def test_a_year_waits_for_its_end_and_a_month_begins_there(api: Api, example: Any) -> None:
     await _start(api, interval="YEAR")
     quote = await api.preview(customerId="acme", interval="MONTH")
@@ -214,7 +214,7 @@ async def test_a_year_waits_for_its_end_and_a_month_begins_there(api: Api, examp
     assert [i["total"]["amountMinor"] for i in customer["invoices"]["nodes"]] == ["19900", "199000"]
 
 
-@one_database
+@on_sqlite
 async def test_a_new_period_moves_what_waits_to_its_end(api: Api, example: Any) -> None:
     await _start(api)
     await _schedule(api, "fewer", **FEWER)
@@ -231,7 +231,7 @@ async def test_a_new_period_moves_what_waits_to_its_end(api: Api, example: Any) 
     assert newest["total"] == quote["nextInvoice"]["total"]
 
 
-@one_database
+@on_sqlite
 async def test_a_cancellation_drops_what_waits_and_undoing_it_lets_go_on(
     api: Api, sandbox_url: str, example: Any
 ) -> None:
@@ -272,7 +272,7 @@ async def _card_page(api: Api) -> str:
     return str(page["setUpPaymentMethod"]["url"])
 
 
-@one_database
+@on_sqlite
 @pytest.mark.parametrize("ending", ["abandoned", "refused", "declined"])
 async def test_a_purchase_that_is_not_paid_restores_what_was_planned(
     api: Api, services: Services, sandbox_url: str, example: Any, ending: str
@@ -301,7 +301,7 @@ async def test_a_purchase_that_is_not_paid_restores_what_was_planned(
     assert await _planned(sandbox_url) == [False, [1, 1]]
 
 
-@one_database
+@on_sqlite
 async def test_a_payment_that_waits_over_the_renewal_does_not_make_it_dearer(
     api: Api, services: Services, sandbox_url: str, example: Any
 ) -> None:
@@ -328,7 +328,7 @@ async def test_a_payment_that_waits_over_the_renewal_does_not_make_it_dearer(
     assert await _planned(sandbox_url) == [False]
 
 
-@one_database
+@on_sqlite
 async def test_a_change_at_the_renewal_belongs_to_the_new_period(api: Api, example: Any) -> None:
     await _start(api)
     quote = await api.preview(customerId="acme", addOns=[{"id": "extra-seats", "quantity": 11}])
@@ -371,7 +371,7 @@ async def test_away_over_the_renewal_everything_is_right_and_once(
     assert await _planned(sandbox_url) == [False]
 
 
-@one_database
+@on_sqlite
 async def test_the_providers_news_of_the_renewal_may_come_first(
     api: Api, services: Services, sandbox_url: str, example: Any
 ) -> None:
@@ -387,7 +387,7 @@ async def test_the_providers_news_of_the_renewal_may_come_first(
     assert await _planned(sandbox_url) == [False]
 
 
-@one_database
+@on_sqlite
 async def test_what_was_taken_back_while_the_provider_is_down_is_told_later(
     api: Api, services: Services, sandbox_url: str, example: Any
 ) -> None:

@@ -33,13 +33,10 @@ from entitlements.subscriptions.tables import (
     SubscriptionRow,
 )
 from tests.api import Api
-from tests.conftest import START
+from tests.conftest import START, on_postgresql, on_sqlite
 from tests.faults.test_provider_faults import fault
 from tests.reconciliation import findings, reconciled_clean
 from tests.scenarios.test_payments import press
-
-on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-on_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 
 
 class Stripe:

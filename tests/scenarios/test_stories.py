@@ -12,6 +12,7 @@ import pytest
 
 from entitlements.services import Services
 from tests.api import Api
+from tests.conftest import on_postgresql, on_sqlite
 from tests.stories import (
     NOTHING,
     RENEWED,
@@ -29,9 +30,6 @@ from tests.stories import (
     refused,
     take_back,
 )
-
-sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 
 MARCH = ("2026-03-01T12:00:00Z", "2026-04-01T12:00:00Z")
 APRIL = ("2026-04-01T12:00:00Z", "2026-05-01T12:00:00Z")
@@ -71,7 +69,7 @@ async def story(
 # ── up and down in the middle of a period ────────────────────────────────────
 
 
-@sqlite
+@on_sqlite
 async def test_an_upgrade_credits_and_charges_by_the_second(story: Story) -> None:
     await story.tell(
         START,
@@ -89,7 +87,7 @@ async def test_an_upgrade_credits_and_charges_by_the_second(story: Story) -> Non
     )
 
 
-@postgresql
+@on_postgresql
 async def test_three_switches_in_one_month_each_credit_the_full_plan_held(story: Story) -> None:
     await story.tell(
         START,
@@ -127,7 +125,7 @@ async def test_three_switches_in_one_month_each_credit_the_full_plan_held(story:
     )
 
 
-@sqlite
+@on_sqlite
 async def test_an_upgrade_and_back_at_the_same_instant_comes_to_nothing(story: Story) -> None:
     await story.tell(
         START,
@@ -155,7 +153,7 @@ async def test_an_upgrade_and_back_at_the_same_instant_comes_to_nothing(story: S
     )
 
 
-@sqlite
+@on_sqlite
 async def test_a_change_in_the_first_second_settles_the_whole_price(story: Story) -> None:
     await story.tell(
         START,
@@ -171,7 +169,7 @@ async def test_a_change_in_the_first_second_settles_the_whole_price(story: Story
     )
 
 
-@sqlite
+@on_sqlite
 async def test_a_change_in_the_last_second_costs_nothing_until_the_renewal(story: Story) -> None:
     await story.tell(
         START,
@@ -188,7 +186,7 @@ async def test_a_change_in_the_last_second_costs_nothing_until_the_renewal(story
     )
 
 
-@sqlite
+@on_sqlite
 async def test_what_is_too_little_to_charge_is_carried_to_the_next_invoice(story: Story) -> None:
     await story.tell(
         START,
@@ -210,7 +208,7 @@ async def test_what_is_too_little_to_charge_is_carried_to_the_next_invoice(story
 # ── years ────────────────────────────────────────────────────────────────────
 
 
-@postgresql
+@on_postgresql
 async def test_from_year_to_year_what_is_left_of_it_is_settled(story: Story) -> None:
     await story.tell(
         START,
@@ -234,7 +232,7 @@ async def test_from_year_to_year_what_is_left_of_it_is_settled(story: Story) -> 
     )
 
 
-@sqlite
+@on_sqlite
 async def test_from_month_to_year_a_new_period_begins_in_the_middle(story: Story) -> None:
     new = ("2026-03-16T12:00:00Z", "2027-03-16T12:00:00Z")
     await story.tell(
@@ -254,7 +252,7 @@ async def test_from_month_to_year_a_new_period_begins_in_the_middle(story: Story
     )
 
 
-@sqlite
+@on_sqlite
 async def test_from_month_to_year_with_a_higher_tier_in_one_step(story: Story) -> None:
     new = ("2026-03-16T12:00:00Z", "2027-03-16T12:00:00Z")
     await story.tell(
@@ -273,7 +271,7 @@ async def test_from_month_to_year_with_a_higher_tier_in_one_step(story: Story) -
     )
 
 
-@postgresql
+@on_postgresql
 async def test_from_year_to_month_it_waits_for_the_end_of_the_year(story: Story) -> None:
     await story.tell(
         START,
@@ -294,7 +292,7 @@ async def test_from_year_to_month_it_waits_for_the_end_of_the_year(story: Story)
     )
 
 
-@sqlite
+@on_sqlite
 async def test_a_month_that_began_on_the_31st_keeps_its_day(story: Story) -> None:
     february = ("2027-01-31T12:00:00Z", "2027-02-28T12:00:00Z")
     march = ("2027-02-28T12:00:00Z", "2027-03-31T12:00:00Z")
@@ -315,7 +313,7 @@ async def test_a_month_that_began_on_the_31st_keeps_its_day(story: Story) -> Non
     )
 
 
-@sqlite
+@on_sqlite
 async def test_a_leap_years_february_has_29_days(story: Story) -> None:
     february = ("2028-02-01T12:00:00Z", "2028-03-01T12:00:00Z")
     await story.tell(
@@ -333,7 +331,7 @@ async def test_a_leap_years_february_has_29_days(story: Story) -> None:
     )
 
 
-@sqlite
+@on_sqlite
 async def test_a_year_that_began_on_a_leap_day_finds_it_again(story: Story) -> None:
     first = ("2028-02-29T12:00:00Z", "2029-02-28T12:00:00Z")
     leap = ("2031-02-28T12:00:00Z", "2032-02-29T12:00:00Z")
@@ -362,7 +360,7 @@ async def test_a_year_that_began_on_a_leap_day_finds_it_again(story: Story) -> N
 # ── seats and modules ────────────────────────────────────────────────────────
 
 
-@sqlite
+@on_sqlite
 async def test_more_seats_on_the_renewal_instant_belong_to_the_new_period(story: Story) -> None:
     await story.tell(
         START,
@@ -387,7 +385,7 @@ async def test_more_seats_on_the_renewal_instant_belong_to_the_new_period(story:
     )
 
 
-@sqlite
+@on_sqlite
 async def test_seats_into_the_next_volume_tier_reprice_them_all(story: Story) -> None:
     await story.tell(
         START,
@@ -411,7 +409,7 @@ async def test_seats_into_the_next_volume_tier_reprice_them_all(story: Story) ->
     )
 
 
-@postgresql
+@on_postgresql
 async def test_agents_are_bought_ahead_and_fewer_wait_until_more_are_wanted(story: Story) -> None:
     await story.tell(
         START,
@@ -437,7 +435,7 @@ async def test_agents_are_bought_ahead_and_fewer_wait_until_more_are_wanted(stor
     )
 
 
-@sqlite
+@on_sqlite
 async def test_parts_into_a_bundle_credit_what_is_saved(story: Story) -> None:
     await story.tell(
         START,
@@ -466,7 +464,7 @@ async def test_parts_into_a_bundle_credit_what_is_saved(story: Story) -> None:
     )
 
 
-@sqlite
+@on_sqlite
 async def test_a_module_put_on_the_next_invoice_is_swept_up_by_what_is_invoiced_before(
     story: Story,
 ) -> None:
@@ -493,7 +491,7 @@ async def test_a_module_put_on_the_next_invoice_is_swept_up_by_what_is_invoiced_
     )
 
 
-@postgresql
+@on_postgresql
 async def test_a_module_put_on_the_next_invoice_stands_there_beside_the_renewal(
     story: Story,
 ) -> None:
@@ -516,7 +514,7 @@ async def test_a_module_put_on_the_next_invoice_stands_there_beside_the_renewal(
 # ── what waits ───────────────────────────────────────────────────────────────
 
 
-@sqlite
+@on_sqlite
 async def test_a_downgrade_waits_and_takes_along_what_does_not_fit(story: Story) -> None:
     await story.tell(
         START,
@@ -538,7 +536,7 @@ async def test_a_downgrade_waits_and_takes_along_what_does_not_fit(story: Story)
     )
 
 
-@sqlite
+@on_sqlite
 async def test_a_downgrade_scheduled_then_an_upgrade_leaves_only_the_upgrade(story: Story) -> None:
     new = ("2026-03-16T12:00:00Z", "2027-03-16T12:00:00Z")
     await story.tell(
@@ -562,7 +560,7 @@ async def test_a_downgrade_scheduled_then_an_upgrade_leaves_only_the_upgrade(sto
     )
 
 
-@postgresql
+@on_postgresql
 async def test_a_scheduled_change_while_the_service_is_down_over_the_renewal(story: Story) -> None:
     await story.tell(
         START,
@@ -575,7 +573,7 @@ async def test_a_scheduled_change_while_the_service_is_down_over_the_renewal(sto
     )
 
 
-@sqlite
+@on_sqlite
 async def test_a_downgrade_taken_back_never_was(story: Story) -> None:
     await story.tell(
         START,
@@ -589,7 +587,7 @@ async def test_a_downgrade_taken_back_never_was(story: Story) -> None:
     )
 
 
-@sqlite
+@on_sqlite
 async def test_two_things_wait_and_happen_together(story: Story) -> None:
     await story.tell(
         START,
@@ -612,7 +610,7 @@ async def test_two_things_wait_and_happen_together(story: Story) -> None:
     )
 
 
-@postgresql
+@on_postgresql
 async def test_after_a_cancellation_at_the_end_nothing_ever_happens_again(story: Story) -> None:
     await story.tell(
         START,
@@ -629,7 +627,7 @@ async def test_after_a_cancellation_at_the_end_nothing_ever_happens_again(story:
 # ── who may choose, and what is kept ─────────────────────────────────────────
 
 
-@sqlite
+@on_sqlite
 async def test_a_customer_who_asks_for_a_tier_without_proration_gets_nothing_for_free(
     story: Story,
 ) -> None:
@@ -656,7 +654,7 @@ async def test_a_customer_who_asks_for_a_tier_without_proration_gets_nothing_for
     )
 
 
-@sqlite
+@on_sqlite
 async def test_what_staff_quoted_a_customer_may_commit(story: Story) -> None:
     await story.tell(
         START,
@@ -674,7 +672,7 @@ async def test_what_staff_quoted_a_customer_may_commit(story: Story) -> None:
     )
 
 
-@sqlite
+@on_sqlite
 async def test_a_price_rise_is_not_for_who_holds_it_until_they_give_it_up(story: Story) -> None:
     await story.tell(
         START,

@@ -22,7 +22,7 @@ from entitlements.services import Services
 from entitlements.settings import Settings
 from entitlements.subscriptions.lines import Slot
 from tests.api import Api
-from tests.conftest import ADMIN_KEY, publish
+from tests.conftest import ADMIN_KEY, on_sqlite, publish
 from tests.events import WEBHOOK_SECRET, deliver
 from tests.faults.test_provider_faults import fault
 from tests.provider_traffic import SERVICE_KEY
@@ -78,7 +78,6 @@ SMALL: dict[str, Any] = {
         }
     ],
 }
-ON_ONE_DATABASE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 @pytest.fixture
@@ -95,7 +94,7 @@ def dearer(document: dict[str, Any], name: str | None = None) -> dict[str, Any]:
     return changed
 
 
-@ON_ONE_DATABASE
+@on_sqlite
 async def test_the_command_shows_its_plan_does_it_once_and_then_has_nothing_to_do(
     settings: Settings, example: Any, there: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,7 +137,7 @@ async def test_the_command_shows_its_plan_does_it_once_and_then_has_nothing_to_d
     assert (await run())[0] == 2
 
 
-@ON_ONE_DATABASE
+@on_sqlite
 async def test_a_purchase_takes_the_prices_that_were_pushed(
     api: Api, services: Services, small: Any, there: Any
 ) -> None:
@@ -197,7 +196,7 @@ async def test_a_version_that_nobody_holds_is_archived_and_one_that_is_held_can_
     assert not (await services.payments.catalog_push.plan()).actions
 
 
-@ON_ONE_DATABASE
+@on_sqlite
 async def test_a_push_that_breaks_off_is_gone_on_with_and_makes_nothing_twice(
     services: Services, example: Any, there: Any, sandbox_url: str
 ) -> None:

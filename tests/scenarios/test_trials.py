@@ -12,13 +12,11 @@ from entitlements.services import Services, opened_services
 from entitlements.settings import Settings
 from entitlements.worker import work_once
 from tests.api import Api
-from tests.conftest import publish
+from tests.conftest import on_sqlite, publish
 from tests.events import deliver
 from tests.receiver import receiving
 from tests.scenarios.test_notices import deliveries, listen
 from tests.scenarios.test_payments import press, save_card
-
-one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 END = "2026-03-15T12:00:00Z"  # 14 days after START
 
@@ -87,7 +85,7 @@ async def test_an_add_on_is_tried_at_once_and_bought_at_its_end_on_the_next_invo
     assert (await api.ask("{ verifyAudit { ok } }"))["verifyAudit"]["ok"]
 
 
-@one_database
+@on_sqlite
 async def test_converting_early_charges_what_the_conversion_shows_and_keeps_what_was_agreed(
     api: Api, services: Services, example: dict[str, Any]
 ) -> None:
@@ -118,7 +116,7 @@ async def test_converting_early_charges_what_the_conversion_shows_and_keeps_what
     assert (await api.extend_trial(trial["id"], 3))["code"] == "TRIAL_OVER"
 
 
-@one_database
+@on_sqlite
 async def test_a_declined_conversion_leaves_the_trial_until_another_card_pays(
     api: Api, services: Services, sandbox_url: str, example: Any
 ) -> None:
@@ -140,7 +138,7 @@ async def test_a_declined_conversion_leaves_the_trial_until_another_card_pays(
     assert (await _invoices(api))[0] == "5000"
 
 
-@one_database
+@on_sqlite
 async def test_a_plan_is_tried_without_a_card_and_leaves_nothing_but_a_reason(
     api: Api, example: Any
 ) -> None:
@@ -182,7 +180,7 @@ async def test_a_plan_is_tried_without_a_card_and_leaves_nothing_but_a_reason(
     assert {delta["amountMinor"] for delta in mrr} == {"0"}
 
 
-@one_database
+@on_sqlite
 async def test_what_is_bought_in_a_plans_trial_ends_it_unless_it_may_be_tried_itself(
     api: Api, sandbox_url: str, example: Any
 ) -> None:
@@ -220,7 +218,7 @@ async def test_what_is_bought_in_a_plans_trial_ends_it_unless_it_may_be_tried_it
     assert sum(int(delta["amountMinor"]) for delta in mrr) == 37900
 
 
-@one_database
+@on_sqlite
 async def test_a_plans_trial_converts_early_for_what_it_shows_or_stays_as_it_was(
     api: Api, services: Services, sandbox_url: str, example: Any
 ) -> None:
@@ -246,7 +244,7 @@ async def test_a_plans_trial_converts_early_for_what_it_shows_or_stays_as_it_was
     assert (await api.access("acme", "agents"))["allowed"]
 
 
-@one_database
+@on_sqlite
 @pytest.mark.parametrize("card", ["pm_card_visa", None])
 async def test_a_plan_that_converts_at_its_end_needs_a_card(
     api: Api, services: Services, example: dict[str, Any], card: str | None
@@ -269,7 +267,7 @@ async def test_a_plan_that_converts_at_its_end_needs_a_card(
         assert mrr[0]["amountMinor"] == "2900"
 
 
-@one_database
+@on_sqlite
 async def test_a_trial_that_needs_a_card_begins_once_one_is_saved(
     api: Api, services: Services, sandbox_url: str, example: Any
 ) -> None:
@@ -286,7 +284,7 @@ async def test_a_trial_that_needs_a_card_begins_once_one_is_saved(
     assert again["trial"]["endsAt"] == "2026-03-22T12:00:00Z"
 
 
-@one_database
+@on_sqlite
 async def test_a_plans_trial_is_extended_at_the_provider_too_and_given_up_at_once(
     api: Api, example: Any
 ) -> None:
@@ -310,7 +308,7 @@ async def test_a_plans_trial_is_extended_at_the_provider_too_and_given_up_at_onc
     assert (await api.access("acme", "seats"))["reason"] == "TRIAL_ENDED"
 
 
-@one_database
+@on_sqlite
 @pytest.mark.parametrize("card", ["pm_card_visa", None])
 async def test_an_add_ons_trial_that_ends_within_a_plans_joins_it_or_without_a_card_expires(
     api: Api, example: Any, card: str | None
@@ -358,7 +356,7 @@ async def test_two_workers_convert_a_trial_once(
     assert sorted(i["package"]["versionId"] for i in items) == ["advanced-analytics@1", "starter@1"]
 
 
-@one_database
+@on_sqlite
 async def test_a_trial_of_a_bundle_counts_for_its_parts_and_is_given_up_by_the_customer(
     api: Api, example: Any
 ) -> None:
@@ -383,7 +381,7 @@ async def test_a_trial_of_a_bundle_counts_for_its_parts_and_is_given_up_by_the_c
     assert [i["code"] for i in again["issues"]] == ["NOT_YOURS_TO_CHOOSE"]
 
 
-@one_database
+@on_sqlite
 async def test_mistakes_are_named_and_change_nothing(api: Api, example: Any) -> None:
     await _with_plan(api)
     revision = (await api.customer("acme"))["revision"]

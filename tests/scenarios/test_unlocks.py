@@ -14,11 +14,10 @@ from entitlements.services import Services, opened_services
 from entitlements.settings import Settings
 from entitlements.subscriptions.orders import DIFFERENCES
 from tests.api import Api
-from tests.conftest import publish
+from tests.conftest import on_sqlite, publish
 from tests.provider_traffic import Traffic
 from tests.scenarios.test_differences import wrongly_priced
 
-on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 """For what does not depend on which database it is."""
 
 

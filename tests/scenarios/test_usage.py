@@ -16,9 +16,8 @@ from entitlements.services import Services
 from entitlements.worker import work_once
 from tests import recorders
 from tests.api import Api
-from tests.conftest import publish
+from tests.conftest import on_sqlite, publish
 
-on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 """For what is decided without a statement of its own."""
 
 

@@ -18,7 +18,7 @@ from entitlements.services import opened_services
 from entitlements.settings import load_settings
 from entitlements.subscriptions.change import Authority
 from entitlements.subscriptions.service import Caller
-from tests.conftest import ADMIN_KEY, publish
+from tests.conftest import ADMIN_KEY, on_sqlite, publish
 
 
 async def _with_customer() -> None:
@@ -36,7 +36,7 @@ async def _used() -> int:
         return sum(day.quantity for day in days)
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@on_sqlite
 def test_a_file_is_counted_once_and_its_mistakes_are_told_by_line(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

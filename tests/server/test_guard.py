@@ -25,9 +25,10 @@ from entitlements.catalog.model import EntitlementValue, GrantMode
 from entitlements.server import keys
 from entitlements.services import Services
 from tests.api import Api
+from tests.conftest import on_sqlite
 from tests.server.test_subscriptions import STAFF, lend
 
-pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+pytestmark = on_sqlite
 
 
 @pytest.fixture

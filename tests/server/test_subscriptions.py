@@ -21,9 +21,8 @@ from entitlements.settings import Settings
 from entitlements.subscriptions.change import Authority
 from entitlements.subscriptions.service import Caller
 from tests.api import Api
-from tests.conftest import ADMIN_KEY, START
+from tests.conftest import ADMIN_KEY, START, on_sqlite
 
-on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 STAFF = Caller(Actor("staff"), Authority.STAFF)
 CHANGED = """subscription ($id: ID, $after: BigInt) {
   entitlementsChanged(customerId: $id, afterRevision: $after) {

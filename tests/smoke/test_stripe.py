@@ -21,7 +21,7 @@ from entitlements.services import Services
 from entitlements.settings import Settings, load_settings
 from entitlements.subscriptions.orders import DIFFERENCES
 from tests.api import Api
-from tests.conftest import ADMIN_KEY, publish
+from tests.conftest import ADMIN_KEY, on_sqlite, publish
 from tests.provider_traffic import SERVICE_KEY, Traffic
 from tests.stories import instant
 
@@ -32,7 +32,7 @@ WITH_A_KEY = pytest.mark.skipif(
     not TEST_KEY, reason="STRIPE_TEST_KEY is not set: nothing is tried against Stripe itself"
 )
 
-pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+pytestmark = on_sqlite
 
 
 def _plan(id: str, month: str, year: str) -> dict[str, Any]:

@@ -23,11 +23,10 @@ from entitlements.notices.service import ENDPOINTS_AT_MOST, Delivery, Notices
 from entitlements.notices.tables import WebhookDeliveryRow, WebhookMessageRow
 from entitlements.storage.engine import create_engine
 from entitlements.storage.unit_of_work import Database
-from tests.conftest import ADMIN_KEY
+from tests.conftest import ADMIN_KEY, on_sqlite
 from tests.receiver import SILENCE, Receiver, receiving
 
 ANN = Actor("ann")
-ON_SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 """Where the database has no part in it, one will do."""
 
 
@@ -97,7 +96,7 @@ async def test_a_notice_is_signed_as_standard_webhooks_has_it(notifying: Notifyi
         assert row.next_attempt_at is None
 
 
-@ON_SQLITE
+@on_sqlite
 async def test_an_endpoint_gets_what_it_asks_for_and_nothing_is_kept_for_nobody(
     notifying: Notifying,
 ) -> None:
@@ -130,7 +129,7 @@ async def test_the_same_event_twice_in_a_transaction_is_one_notice_at_the_last_r
         ]
 
 
-@ON_SQLITE
+@on_sqlite
 async def test_what_is_rolled_back_is_not_told(notifying: Notifying) -> None:
     async with receiving() as receiver:
         await notifying.listen(receiver)
@@ -142,7 +141,7 @@ async def test_what_is_rolled_back_is_not_told(notifying: Notifying) -> None:
         assert await notifying.all() == []
 
 
-@ON_SQLITE
+@on_sqlite
 async def test_a_notice_carries_its_own_ids_and_nothing_else(notifying: Notifying) -> None:
     async with notifying.database.write() as session:
         for ids in ({}, {"changeId": "chg_1", "amount": "12.50"}):
@@ -173,7 +172,7 @@ async def test_after_a_failure_it_is_tried_again_later_under_the_same_id(
         assert len(await notifying.all(failed=False)) == 1
 
 
-@ON_SQLITE
+@on_sqlite
 async def test_it_is_given_up_in_the_end_which_shows_until_one_arrives(
     notifying: Notifying,
 ) -> None:
@@ -204,7 +203,7 @@ def test_the_pauses_add_up_to_about_three_days_and_are_not_all_alike() -> None:
     assert len({each[3] for each in pauses}) > 10
 
 
-@ON_SQLITE
+@on_sqlite
 async def test_an_endpoint_that_is_gone_gets_nothing_until_somebody_resends(
     notifying: Notifying,
 ) -> None:
@@ -225,7 +224,7 @@ async def test_an_endpoint_that_is_gone_gets_nothing_until_somebody_resends(
         assert endpoint.disabled_at is None
 
 
-@ON_SQLITE
+@on_sqlite
 async def test_logs_tell_how_it_went_and_not_what_was_sent_or_where(notifying: Notifying) -> None:
     async with receiving(500) as receiver:
         receiver.url += "/path-with-a-token"
@@ -243,7 +242,7 @@ async def test_logs_tell_how_it_went_and_not_what_was_sent_or_where(notifying: N
             assert hidden not in str(logs)
 
 
-@ON_SQLITE
+@on_sqlite
 async def test_a_silent_endpoint_holds_up_nobody_else(notifying: Notifying) -> None:
     async with receiving(SILENCE) as silent, receiving() as quick:
         for receiver in (silent, quick):
@@ -324,7 +323,7 @@ async def test_a_worker_killed_while_it_sends_is_followed_by_one_that_sends_the_
         assert (await notifying.one()).delivered_at
 
 
-@ON_SQLITE
+@on_sqlite
 async def test_while_keys_are_rotated_both_secrets_verify(
     notifying: Notifying,
 ) -> None:
@@ -342,7 +341,7 @@ async def test_while_keys_are_rotated_both_secrets_verify(
     await rotating.sender.close()
 
 
-@ON_SQLITE
+@on_sqlite
 async def test_a_deleted_endpoint_gets_nothing_more(notifying: Notifying) -> None:
     async with receiving() as receiver:
         await notifying.listen(receiver)
@@ -363,7 +362,7 @@ async def test_a_deleted_endpoint_gets_nothing_more(notifying: Notifying) -> Non
                 await again
 
 
-@ON_SQLITE
+@on_sqlite
 async def test_there_are_so_many_endpoints_at_most(notifying: Notifying) -> None:
     async with receiving() as receiver:
         for _ in range(ENDPOINTS_AT_MOST):
