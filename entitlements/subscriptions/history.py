@@ -4,16 +4,19 @@ Both are written in the transaction that raised the customer's revision, by what
 nothing that changes a customer can forget them.
 """
 
+import itertools
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection
 from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import func, select
+from sqlalchemy import event, func, inspect, select
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
 
 from entitlements.catalog.model import Catalog
+from entitlements.grants.tables import OverrideRow
 from entitlements.kernel.clock import Clock
 from entitlements.kernel.errors import ValidationFailed
 from entitlements.kernel.period import format_instant
@@ -24,11 +27,42 @@ from entitlements.subscriptions.records import load_states
 from entitlements.subscriptions.state import CustomerState, held_plan
 from entitlements.subscriptions.tables import (
     CUSTOMER_CHANNEL,
+    ChangeRow,
     CustomerRevisionRow,
     CustomerRow,
     MrrMovementRow,
+    SubscriptionItemRow,
+    SubscriptionRow,
+    TrialRow,
     announced_revision,
 )
+
+_HOLDINGS = "entitlements.holdings"
+
+_SAYS_NOTHING = frozenset({"revision", "token_generation", "name", "email", "salt", "erased_at"})
+"""Fields of a customer that are no part of what is held."""
+
+
+@event.listens_for(Session, "before_flush")
+def _note_holdings(session: Session, *_: object) -> None:
+    """Whether a transaction may have changed what somebody holds: most that ask for a change, or
+    tell of one, have not, and need not be looked at."""
+    if not session.info.get(_HOLDINGS):
+        touched = itertools.chain(session.new, session.deleted, session.dirty)
+        session.info[_HOLDINGS] = any(_is_held(session, row) for row in touched)
+
+
+def _is_held(session: Session, row: object) -> bool:
+    if isinstance(row, CustomerRow) and row not in session.new:
+        changed = inspect(row).attrs
+        return any(changed[name].history.has_changes() for name in _CUSTOMER_FIELDS)
+    if isinstance(row, ChangeRow) and row in session.new:
+        return row.status == "scheduled"
+    return isinstance(row, _HOLDING)
+
+
+_CUSTOMER_FIELDS = frozenset(CustomerRow.__table__.columns.keys()) - _SAYS_NOTHING
+_HOLDING = (CustomerRow, SubscriptionRow, SubscriptionItemRow, ChangeRow, TrialRow, OverrideRow)
 
 Held = tuple[str, str, str]
 """A subscription, its plan, and a package held with it."""
@@ -58,7 +92,7 @@ class History:
             for channel, key in announced(session)
             if channel == CUSTOMER_CHANNEL
         }
-        if not ids:
+        if not ids or not session.info.pop(_HOLDINGS, False):
             return
         rows = [await session.get_one(CustomerRow, id) for id in sorted(ids)]
         states = await load_states(session, rows)
