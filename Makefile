@@ -19,7 +19,7 @@ test: .venv/dev ## Run every test, on SQLite and PostgreSQL
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal
 
 soak: .venv/dev ## Every fault at every call, every death, 10,000 webhooks, random lives; some hours
-	$(BIN)/pytest -n $(WORKERS) --dist worksteal -v --soak tests/faults
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal -v --soak tests/faults tests/scenarios/test_impact_of_many.py
 
 bench: .venv/dev ## Measure, and print tables; some minutes
 	PYTHONPATH=. $(BIN)/python tests/bench/bench_catalog.py
