@@ -134,7 +134,6 @@ async def test_the_mrr_is_what_was_predicted_once_the_clock_has_passed_every_mov
 ) -> None:
     await publish(services, catalog())
     await firm(api, "ann")
-    await firm(api, "yearly", "YEAR")
     await api.create_customer("team")
     await api.change("1", customerId="team", planId="team",
                      quantities=[{"featureId": "seats", "quantity": 3}],
@@ -145,7 +144,6 @@ async def test_the_mrr_is_what_was_predicted_once_the_clock_has_passed_every_mov
     await api.cancel("2", customerId="leaves", productId="desk")  # at once: nothing is left
     document = catalog(seat="590.00", base="155.55")
     document["products"][0]["plans"][0]["charges"][0]["prices"]["usd"]["month"] = "59.00"
-    document["products"][0]["plans"][1]["charges"][0]["prices"]["usd"]["year"] = "1500.00"
     document["products"][0]["add_ons"][0]["charges"][0]["prices"]["usd"]["month"] = "31.01"
     proposal = await propose(
         api, document,
@@ -159,7 +157,7 @@ async def test_the_mrr_is_what_was_predicted_once_the_clock_has_passed_every_mov
     approve = "mutation ($id: ID!) { approveProposal(id: $id) { __typename } }"
     await api.bound_to(finance).ask(approve, id=proposal)
     signed = await impact(api, proposal)
-    assert len(signed["mrrSteps"]) > 6
+    assert len(signed["mrrSteps"]) >= 6
     for step in signed["mrrSteps"]:
         await api.advance(step["at"])
         predicted = {each["currency"]: int(each["amountMinor"]) for each in step["mrr"]}
