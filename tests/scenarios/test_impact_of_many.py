@@ -18,7 +18,7 @@ from entitlements.services import Services
 from entitlements.subscriptions.holders import holders
 from entitlements.subscriptions.lines import held_mrr_minor
 from entitlements.subscriptions.tables import CustomerRow, SubscriptionItemRow, SubscriptionRow
-from tests.conftest import START
+from tests.conftest import START, on_sqlite
 
 AT_A_TIME = 1_000
 
@@ -75,7 +75,7 @@ async def total(services: Services) -> int:
     return minor
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@on_sqlite
 @pytest.mark.parametrize("customers", [30, pytest.param(10_000, marks=pytest.mark.soak)])
 async def test_the_mrr_of_many_moves_as_was_predicted(
     services: Services, example: dict[str, Any], customers: int
