@@ -109,7 +109,8 @@ class Meters:
                 "end_time": int(span.end.timestamp()),
             },
         )
-        return round(sum([summary.aggregated_value async for summary in page.auto_paging_iter()]))
+        # The SDK has them as floats; we send whole units only, so each is whole.
+        return sum([round(each.aggregated_value) async for each in page.auto_paging_iter()])
 
     async def invoice_late(
         self,

@@ -25,6 +25,7 @@ from entitlements.subscriptions.records import (
     keep_calendar,
     load_state,
     load_states,
+    lock_free,
     look_at_policies,
     raise_future,
     record,
@@ -90,14 +91,7 @@ class Due:
     async def _apply_each(self, customer_ids: Sequence[str]) -> int:
         catalog, now = await self._catalog(), self._clock.now()
         async with self._database.write() as session:
-            rows = (
-                await session.scalars(
-                    select(CustomerRow)
-                    .where(CustomerRow.id.in_(customer_ids))
-                    .order_by(CustomerRow.id)
-                    .with_for_update(skip_locked=True)
-                )
-            ).all()
+            rows = await lock_free(session, customer_ids)
             due: dict[str, list[ChangeRow]] = {row.id: [] for row in rows}
             for change in await session.scalars(_due(list(due), now)):
                 due[change.customer_id].append(change)

@@ -39,6 +39,7 @@ from entitlements.subscriptions.records import (
     being_changed,
     drop,
     load_states,
+    lock_free,
     look_at_policies,
     raise_future,
     record,
@@ -303,14 +304,7 @@ class Moving:
         self, session: AsyncSession, batch: _Batch, customer_ids: Sequence[str]
     ) -> int:
         """Look at what some customers hold, those left out whom somebody else works on."""
-        rows = (
-            await session.scalars(
-                select(CustomerRow)
-                .where(CustomerRow.id.in_(customer_ids))
-                .order_by(CustomerRow.id)
-                .with_for_update(skip_locked=True)
-            )
-        ).all()
+        rows = await lock_free(session, customer_ids)
         subscriptions: dict[str, list[SubscriptionRow]] = {row.id: [] for row in rows}
         for found in await session.scalars(
             select(SubscriptionRow)

@@ -115,6 +115,13 @@ async def tell_change_applied(
     await outbox.append(session, Event.ENTITLEMENTS_CHANGED, at, row.id, row.revision)
 
 
+async def lock_free(session: AsyncSession, customer_ids: Collection[str]) -> Sequence[CustomerRow]:
+    """Some customers until the transaction ends, in the order of their ids, those left out whom
+    somebody else works on."""
+    query = select(CustomerRow).where(CustomerRow.id.in_(customer_ids)).order_by(CustomerRow.id)
+    return (await session.scalars(query.with_for_update(skip_locked=True))).all()
+
+
 async def load_states(
     session: AsyncSession, customers: Iterable[CustomerRow]
 ) -> dict[str, CustomerState]:
