@@ -503,8 +503,12 @@ async def opened_services(
 
 
 def _return_urls(settings: Settings) -> ReturnUrls:
-    """In a sandbox any page of this machine will do, the sandbox's own where none is given."""
-    origins = settings.return_origins
+    """Those that are set, and our own pages, where `public_url` says where they are.
+
+    In a sandbox any page of this machine will do, the sandbox's own where none is given.
+    """
+    own = (settings.public_url,) if settings.public_url else ()
+    origins = (*settings.return_origins, *own)
     if settings.sandbox and not origins:
         origins = (settings.stripe_api_base.rstrip("/"),)
     return ReturnUrls(origins, loopback=settings.sandbox)

@@ -1,5 +1,6 @@
 """Every setting, read from `ENTITLEMENTS_…` in the environment. The README lists them."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,6 +46,10 @@ class Settings(BaseSettings):
     )
     require_second_approver: bool = Field(
         default=True, description="Nobody approves their own proposal"
+    )
+    public_url: str = Field(
+        default="",
+        description="Where people reach this service, an origin; unset: as each request names it",
     )
     return_origins: Csv = Field(
         default=(), description="Comma-separated origins that return URLs may have"
@@ -102,6 +107,14 @@ class Settings(BaseSettings):
         if 0 < len(value.get_secret_value()) < 16:
             raise ValueError("an admin key has at least 16 characters")
         return value
+
+    @field_validator("public_url")
+    @classmethod
+    def _origin(cls, value: str) -> str:
+        origin = value.rstrip("/")
+        if origin and not re.fullmatch(r"https?://[^/?#@\s]+", origin):
+            raise ValueError("an origin: https://billing.example.com")
+        return origin
 
     @property
     def signing_secrets(self) -> tuple[str, ...]:

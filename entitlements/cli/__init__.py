@@ -7,6 +7,7 @@ from entitlements.cli import (
     catalog,
     finance,
     keys,
+    portal,
     reconcile,
     running,
     stripe,
@@ -26,6 +27,7 @@ for command in (running.demo, running.serve, running.worker, running.migrate, ru
 app.command()(reconcile.reconcile)
 app.add_typer(catalog.app, name="catalog")
 app.add_typer(keys.app, name="keys")
+app.add_typer(portal.app, name="portal")
 app.add_typer(usage.app, name="usage")
 app.add_typer(audit.app, name="audit")
 app.add_typer(finance.app, name="finance")

@@ -1,6 +1,7 @@
 """Commands that run something: `demo`, `serve`, `worker`, `sandbox`, and `migrate`."""
 
 import asyncio
+import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from entitlements.server.migrations import refuse_if_behind
 from entitlements.server.oidc import issuer_of
 from entitlements.server.protocol import PunctualProtocol
 from entitlements.services import opened_services
-from entitlements.settings import load_settings
+from entitlements.settings import Settings, load_settings
 from entitlements.storage.engine import create_engine
 from entitlements.worker import work, work_once
 
@@ -38,11 +39,18 @@ def demo(
         asyncio.run(demos.run_demo(data, host, port, empty=empty, announce=_announce(empty=empty)))
 
 
-def _announce(*, empty: bool) -> Callable[[str, str, demos.DemoState], None]:
-    def announce(url: str, sandbox_url: str, state: demos.DemoState) -> None:
-        settings = load_settings()
-        admin_key = settings.admin_key.get_secret_value() or state.admin_key
-        rows = {"GraphQL": f"{url}/graphql", "Sandbox": sandbox_url, "admin key": admin_key}
+def _announce(*, empty: bool) -> Callable[[str, Settings, demos.DemoState, str | None], None]:
+    def announce(
+        url: str, settings: Settings, state: demos.DemoState, portal_url: str | None
+    ) -> None:
+        admin_key = settings.admin_key.get_secret_value()
+        rows = {
+            "GraphQL": f"{url}/graphql",
+            "Sandbox": settings.stripe_api_base,
+            "Portal": portal_url or f"{url}/portal",
+            "Console": f"{url}/console",
+            "admin key": admin_key,
+        }
         rows |= {f"{role} key": key for role, key in state.keys.items()}
         plain = Console(soft_wrap=True, highlight=False)
         for name, value in rows.items():
@@ -55,11 +63,28 @@ def _announce(*, empty: bool) -> Callable[[str, str, demos.DemoState], None]:
         )
         plain.print(
             f"\nTry it:\n  curl -s {url}/graphql -H 'Authorization: Bearer {admin_key}' \\\n"
-            f"    -H 'Content-Type: application/json' -d '{query}'\n\nCtrl-C stops it."
+            f"    -H 'Content-Type: application/json' -d '{query}'\n\n"
+            "The portal's link is good for five minutes, once. Another one:\n"
+            f"  {_another_link(settings)}\n\nCtrl-C stops it."
         )
         sys.stdout.flush()
 
     return announce
+
+
+def _another_link(settings: Settings) -> str:
+    """The command that makes one for the running demo."""
+    secrets = [key.get_secret_value() for key in settings.signing_keys]
+    signing = {"SIGNING_KEYS": ",".join(secrets)} if secrets else {}
+    environment = {
+        "DATABASE_URL": settings.database_url,
+        "PUBLIC_URL": settings.public_url,
+        **(signing or {"ADMIN_KEY": settings.admin_key.get_secret_value()}),
+    }
+    given = " ".join(f"ENTITLEMENTS_{k}={shlex.quote(v)}" for k, v in environment.items())
+    started = Path(sys.argv[0])
+    command = started if started.name == "entitlements" else f"{sys.executable} -m entitlements"
+    return f"{given} {command} portal link acme"
 
 
 def serve(

@@ -1,4 +1,4 @@
-"""The ASGI application: GraphQL, the provider's webhook, health and metrics."""
+"""The ASGI application: GraphQL, the provider's webhook, health and metrics, pages for people."""
 
 import asyncio
 import contextlib
@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
-from http import HTTPStatus
 from types import FrameType
 from typing import Any
 
@@ -41,12 +40,21 @@ from entitlements.billing.webhooks import InvalidWebhook
 from entitlements.kernel.clock import monotonic_seconds, wall_now
 from entitlements.kernel.errors import RateLimited, Unauthenticated, Unavailable
 from entitlements.kernel.ids import new_id
-from entitlements.server import metrics
+from entitlements.server import answers, metrics
+from entitlements.server.answers import JSON_TYPE
 from entitlements.server.authentication import Authenticator
 from entitlements.server.front import Front
-from entitlements.server.headers import SECURITY_HEADERS, shared
+from entitlements.server.headers import secured, shared
 from entitlements.server.logging import configure_logging, request_id
 from entitlements.server.migrations import is_at_head
+from entitlements.server.portal.documents import beside_ours
+from entitlements.server.portal.routes import (
+    PAGES,
+    PAGES_OF,
+    SESSION_BYTES_AT_MOST,
+    SESSION_PATHS,
+    Pages,
+)
 from entitlements.server.rates import COUNTED, Rates, address_of
 from entitlements.services import Services, opened_services
 from entitlements.settings import load_settings
@@ -66,12 +74,9 @@ DRAIN_SECONDS = 1.0
 DOCUMENT_NOT_FOUND = "PERSISTED_DOCUMENT_NOT_FOUND"
 TIMEOUT = "TIMEOUT"
 
-JSON_TYPE = "application/json"
 GRAPHQL_TYPE = "application/graphql-response+json"
 """Under this one the HTTP status says whether a request was refused; under the other it is 200."""
 STREAM_TYPE = "text/event-stream"
-PROBLEM_TYPE = "application/problem+json"
-"""What is refused beside GraphQL is told as RFC 9457 has it."""
 
 
 OpenServices = Callable[[], AbstractAsyncContextManager[Services]]
@@ -92,6 +97,8 @@ class _Application(Starlette):
         await self._shared(scope, receive, _ending(send) if self.state.stopping else send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] in PAGES_OF:
+            scope, receive = await _edge(self.state).pages.handed_on(scope, receive)
         if scope["path"] == "/graphql" and scope["method"] == "POST":
             if self._front is None:
                 self._front = _edge(self.state).front
@@ -130,6 +137,7 @@ def create_app(open_services: OpenServices, *, inbox_only: bool = True) -> Starl
             Route("/healthz", _healthz),
             Route("/readyz", _readyz),
             Route("/metrics", _metrics),
+            *PAGES,
         ],
         exception_handlers={RouteError: _refused},
         lifespan=lifespan,
@@ -207,11 +215,8 @@ class _RequestId:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                message["headers"] = [
-                    *message.get("headers", []),
-                    (b"x-request-id", id.encode()),
-                    *SECURITY_HEADERS,
-                ]
+                headers = secured(message.get("headers", []))
+                message["headers"] = [*headers, (b"x-request-id", id.encode())]
             await send(message)
 
         try:
@@ -221,7 +226,7 @@ class _RequestId:
             if started or scope["type"] == "websocket":
                 raise
             words = "something went wrong on our side"
-            answer = _refusal(scope["path"], 500, INTERNAL, words, requestId=id)
+            answer = answers.refusal(scope["path"], 500, INTERNAL, words, requestId=id)
             await answer(scope, receive, send_named)
         finally:
             request_id.reset(named)
@@ -247,7 +252,7 @@ class _BoundedBody:
             body += message.get("body", b"")
             more = message.get("more_body", False)
         if len(body) > most:
-            refusal = _refusal(
+            refusal = answers.refusal(
                 scope["path"], 413, BAD_USER_INPUT, f"a body has at most {most} bytes"
             )
             await refusal(scope, receive, send)
@@ -266,6 +271,8 @@ def _bytes_at_most(scope: Scope) -> int | None:
         return None
     if scope["path"] == "/graphql":
         return _edge(scope["app"].state).services.settings.request_bytes_at_most
+    if scope["path"] in SESSION_PATHS:
+        return SESSION_BYTES_AT_MOST
     return WEBHOOK_BYTES_AT_MOST if scope["path"] == "/webhooks/stripe" else None
 
 
@@ -560,7 +567,7 @@ async def _graphql(request: Request) -> Response:
     media_type = _media_type(accept)
     if media_type is None:
         words = f"an answer is {GRAPHQL_TYPE}, {JSON_TYPE} or {STREAM_TYPE}"
-        return _error(406, BAD_USER_INPUT, words)
+        return answers.error(406, BAD_USER_INPUT, words)
     if request.method == "GET" and _wants_stream(accept):
         return _not_by_get(media_type)
     edge = _edge(request.app.state)
@@ -572,17 +579,17 @@ async def _graphql(request: Request) -> Response:
         identity = await authenticator.authenticate(bearer)
     except Unauthenticated as error:
         realm = {"WWW-Authenticate": "Bearer"}
-        return _error(401, error.code, error.message, realm, media_type=media_type)
+        return answers.error(401, error.code, error.message, realm, media_type=media_type)
     except Unavailable as error:
         later = {"Retry-After": "1"}
-        return _error(503, error.code, error.message, later, media_type=media_type)
+        return answers.error(503, error.code, error.message, later, media_type=media_type)
     scope = request.scope
     if not scope.get(COUNTED) and (
         wait_seconds := edge.rates.wait_seconds(identity.principal, address_of(scope))
     ):
         limited = RateLimited(wait_seconds)
         later = {"Retry-After": str(limited.retry_after_seconds)}
-        return _error(429, limited.code, limited.message, later, media_type=media_type)
+        return answers.error(429, limited.code, limited.message, later, media_type=media_type)
     request.state.principal = identity.principal
     request.state.still_good = _lasting(authenticator, bearer)
     try:
@@ -593,12 +600,12 @@ async def _graphql(request: Request) -> Response:
         if isinstance(error.__cause__, InvalidOperationTypeError) and request.method == "GET":
             return _not_by_get(media_type)
         allowed = {"Allow": "GET, POST"} if error.status_code == 405 else None
-        return _error(error.status_code, code, error.reason, allowed, media_type=media_type)
+        return answers.error(error.status_code, code, error.reason, allowed, media_type=media_type)
 
 
 def _not_by_get(media_type: str) -> Response:
     words = "what comes by GET is a query, answered at once"
-    return _error(405, BAD_USER_INPUT, words, {"Allow": "POST"}, media_type=media_type)
+    return answers.error(405, BAD_USER_INPUT, words, {"Allow": "POST"}, media_type=media_type)
 
 
 class _Edge:
@@ -607,12 +614,13 @@ class _Edge:
     def __init__(self, services: Services) -> None:
         settings = services.settings
         manifest = settings.trusted_documents and read_manifest(settings.trusted_documents)
+        trusted = beside_ours(manifest or {})
         self.services = services
         self.authenticator = Authenticator(services)
         self.rates = Rates(settings)
         self.documents = Documents(
             schema._schema,
-            manifest or {},
+            trusted,
             trusted_only=settings.trusted_documents_only,
             limits=Limits(
                 tokens=settings.document_tokens_at_most,
@@ -624,6 +632,7 @@ class _Edge:
         )
         self.view = _View(self.documents, settings.query_seconds_at_most)
         self.front = Front(services, self.authenticator, self.documents, self.rates)
+        self.pages = Pages(services, self.authenticator, self.rates)
         for mistake in self.documents.mistakes():
             log.error("trusted_document_refused", why=mistake)
 
@@ -636,50 +645,11 @@ def _edge(state: State) -> _Edge:
     return found
 
 
-def _error(
-    status: int,
-    code: str,
-    message: str,
-    headers: Mapping[str, str] | None = None,
-    *,
-    media_type: str = JSON_TYPE,
-    **extensions: str,
-) -> JSONResponse:
-    metrics.turned_away(code)
-    body = {"errors": [{"message": message, "extensions": {"code": code, **extensions}}]}
-    return JSONResponse(body, status, headers, media_type)
-
-
 async def _refused(request: Request, error: Exception) -> Response:
     """There is no such path, or it is asked in another way."""
     assert isinstance(error, RouteError)
     code = "NOT_FOUND" if error.status_code == 404 else BAD_USER_INPUT
-    return _refusal(request.url.path, error.status_code, code, error.detail, error.headers)
-
-
-def _refusal(
-    path: str,
-    status: int,
-    code: str,
-    message: str,
-    headers: Mapping[str, str] | None = None,
-    **more: str,
-) -> JSONResponse:
-    """A refusal in the words of what was asked: GraphQL's own, elsewhere a problem's."""
-    tell = _error if path == "/graphql" else _problem
-    return tell(status, code, message, headers, **more)
-
-
-def _problem(
-    status: int,
-    code: str,
-    detail: str,
-    headers: Mapping[str, str] | None = None,
-    **more: str,
-) -> JSONResponse:
-    title = HTTPStatus(status).phrase
-    body = {"type": "about:blank", "title": title, "status": status, "detail": detail}
-    return JSONResponse(body | {"code": code} | more, status, headers, PROBLEM_TYPE)
+    return answers.refusal(request.url.path, error.status_code, code, error.detail, error.headers)
 
 
 async def _webhook(request: Request) -> Response:
@@ -689,7 +659,7 @@ async def _webhook(request: Request) -> Response:
         await services.webhooks.receive(await request.body(), signature)
     except InvalidWebhook as error:
         log.warning("webhook_refused", why=str(error))
-        return _problem(400, BAD_USER_INPUT, "this is not an event of the provider")
+        return answers.problem(400, BAD_USER_INPUT, "this is not an event of the provider")
     return JSONResponse({"received": True})
 
 

@@ -22,12 +22,14 @@ from entitlements.audit.ledger import Actor
 from entitlements.catalog import examples
 from entitlements.catalog.document import read
 from entitlements.kernel.clock import SettableClock, wall_now
+from entitlements.kernel.errors import NotFound
 from entitlements.kernel.ids import random_token
 from entitlements.kernel.period import Interval, to_second
 from entitlements.sandbox.app import create_app as create_sandbox
 from entitlements.server import keys
 from entitlements.server.app import create_app
 from entitlements.server.migrations import migrate
+from entitlements.server.portal.links import made_link
 from entitlements.server.protocol import PunctualProtocol
 from entitlements.services import Services, opened_services
 from entitlements.settings import Settings, load_settings
@@ -38,6 +40,8 @@ from entitlements.subscriptions.service import Caller
 
 SANDBOX_KEY = "sk_test_entitlements_demo"
 SHUTDOWN_SECONDS = 3
+LINK_SECONDS = 8 * 3600
+"""How long who comes to the portal by the demo's link stays signed in."""
 DEMO_ROLES = ("publishable", "service", "support", "pricing", "finance")
 _DEMO = Caller(Actor("demo"), Authority.SERVICE)
 
@@ -144,7 +148,7 @@ async def run_demo(
     port: int,
     *,
     empty: bool,
-    announce: Callable[[str, str, DemoState], None],
+    announce: Callable[[str, Settings, DemoState, str | None], None],
 ) -> None:
     """Serve the demo until it is told to stop."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -167,6 +171,7 @@ async def run_demo(
         async with opened_services(settings) as services:
             await services.settlement.release_leases()
             await _make_keys(services, file)
+        linked = settings.model_copy(update={"public_url": settings.public_url or url})
         if not empty and not file.state.loaded:
             await _load_examples(settings)
             file.state.loaded = True
@@ -175,8 +180,9 @@ async def run_demo(
         server = Server(server_config(app, message_bytes=settings.request_bytes_at_most))
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, server.handle_exit, number, None)
+        portal_url = await _link(linked) if file.state.loaded else None
         announcing = asyncio.create_task(
-            _when_started(server, lambda: announce(url, api_base, file.state))
+            _when_started(server, lambda: announce(url, linked, file.state, portal_url))
         )
         await server.serve(sockets=[bound])
         announcing.cancel()
@@ -186,6 +192,15 @@ async def _when_started(server: uvicorn.Server, announce: Callable[[], None]) ->
     while not server.started:
         await asyncio.sleep(0.01)
     announce()
+
+
+async def _link(settings: Settings) -> str | None:
+    """Into the portal as the example customer; None where there is none any more."""
+    with contextlib.suppress(NotFound):
+        return await made_link(
+            settings, "acme", scopes=("read", "buy"), ttl_seconds=LINK_SECONDS, subject=None
+        )
+    return None
 
 
 def _sandbox_socket(last_port: int, port: int) -> socket.socket:

@@ -1,5 +1,6 @@
 """What every answer says beside its content, and to whom browsers may show it."""
 
+from collections.abc import Iterable
 from typing import Final
 
 from starlette.middleware.cors import CORSMiddleware
@@ -13,7 +14,25 @@ SECURITY_HEADERS: Final = (
 )
 """Answers are data for who asked: not kept, not framed, never a page that runs something."""
 
+PAGE_HEADERS: Final = {
+    "content-security-policy": "default-src 'self'; base-uri 'none'; frame-ancestors 'none'; "
+    "form-action 'self'; object-src 'none'",
+    "cache-control": "no-cache",
+}
+"""A page of ours, which replaces what it says here: it loads what is ours, and nothing inline."""
+
 _PREFLIGHT_SECONDS: Final = 600
+
+
+def secured(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """An answer's headers, with those of `SECURITY_HEADERS` that it does not set itself.
+
+    >>> secured([(b"cache-control", b"no-cache")])[:2]
+    [(b'cache-control', b'no-cache'), (b'x-content-type-options', b'nosniff')]
+    """
+    own = list(headers)
+    said = {name for name, _ in own}
+    return own + [(name, value) for name, value in SECURITY_HEADERS if name not in said]
 
 
 def shared(app: ASGIApp, origins: tuple[str, ...]) -> ASGIApp:

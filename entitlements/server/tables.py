@@ -1,4 +1,4 @@
-"""API keys: stored as a hash, shown once."""
+"""API keys: stored as a hash, shown once. The portal's codes that were redeemed."""
 
 from datetime import datetime
 
@@ -24,3 +24,12 @@ class ApiKeyRow(Base):
 
 KEY_CHANNEL = "key"
 announce_changes(ApiKeyRow, "revoked_at", KEY_CHANNEL, lambda row: str(row.id))
+
+
+class RedeemedCodeRow(Base):
+    """A code of the portal that was redeemed, for as long as it might be good: it is not again."""
+
+    __tablename__ = "redeemed_code"
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    expires_at: Mapped[datetime] = mapped_column(Instant, index=True)
