@@ -64,6 +64,13 @@ def test_the_wheel_holds_both_packages_the_migrations_and_nothing_else(wheel: Pa
     }
     assert len(wanted) > 2
     assert {f"entitlements/_migrations/{name}" for name in wanted} <= names
+    portal = ROOT / "entitlements" / "server" / "portal"
+    pages = {
+        file.relative_to(ROOT).as_posix()
+        for folder in ("static", "documents")
+        for file in (portal / folder).rglob("*.*")
+    }
+    assert len(pages) > 10
     assert names >= {
         "entitlements/py.typed",
         "graphql_schema/py.typed",
@@ -71,6 +78,7 @@ def test_the_wheel_holds_both_packages_the_migrations_and_nothing_else(wheel: Pa
         "entitlements/catalog/examples/workspace.yaml",
         "entitlements/catalog/examples/workspace-2025.yaml",
         "entitlements/catalog/examples/catalog.schema.json",
+        *pages,
     }
     assert not [name for name in names if name.endswith(".pyc")]
     assert len([name for name in names if name.endswith("licenses/LICENSE")]) == 1

@@ -200,8 +200,7 @@ async def seen(page: Page, name: str) -> None:
         await page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
         await page.set_viewport_size(viewport)  # type: ignore[arg-type]
         width = "phone" if viewport is PHONE else scheme
-        path = ARTIFACTS / f"{name}-{width}.jpg"
-        await page.screenshot(path=path, full_page=True, type="jpeg", quality=60)
+        await page.screenshot(path=ARTIFACTS / f"{name}-{width}.png", full_page=True)
     await page.set_viewport_size(DESK)  # type: ignore[arg-type]
 
 
