@@ -332,7 +332,7 @@ async def build_services(settings: Settings, *, clock: SettableClock | None = No
         test_clock=sandbox_clock.test_clock_id if settings.sandbox else None,
         clock=service_clock,
     )
-    return_urls = _return_urls(settings)
+    return_urls = return_urls_of(settings)
     customers = CustomerService(
         database, catalog.current, service_clock, payments, sandbox=settings.sandbox
     )
@@ -502,7 +502,7 @@ async def opened_services(
         await services.close()
 
 
-def _return_urls(settings: Settings) -> ReturnUrls:
+def return_urls_of(settings: Settings) -> ReturnUrls:
     """Those that are set, and our own pages, where `public_url` says where they are.
 
     In a sandbox any page of this machine will do, the sandbox's own where none is given.

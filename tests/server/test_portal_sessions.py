@@ -10,18 +10,20 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
+from pydantic import SecretStr
 
 from entitlements.audit.ledger import Actor
 from entitlements.kernel.clock import wall_now
-from entitlements.kernel.errors import ValidationFailed
+from entitlements.kernel.errors import NotFound, ValidationFailed
 from entitlements.kernel.signing import Signer
 from entitlements.server import keys
 from entitlements.server.app import create_app
 from entitlements.server.portal import sessions
 from entitlements.server.portal.assets import assets
 from entitlements.server.portal.documents import beside_ours, ours
-from entitlements.services import Services, opened_services
-from entitlements.settings import Settings
+from entitlements.server.portal.links import made_link
+from entitlements.services import Services, opened_services, return_urls_of
+from entitlements.settings import Settings, load_settings
 from graphql_schema.documents import Documents
 from graphql_schema.schema import schema
 from tests.api import Api
@@ -141,6 +143,44 @@ async def test_a_session_is_its_customers_own_and_ends_when_their_tokens_are_rev
     assert (await ask(api)).status_code == 401
     assert refused_as(await redeem(api, unused))[0] == 401
     assert (await link(acme)).status_code == 401
+
+
+@on_sqlite
+async def test_support_makes_a_link_with_nothing_but_the_settings_and_the_database(
+    acme: Api, api: Api, settings: Settings
+) -> None:
+    here = settings.model_copy(
+        update={"public_url": "http://entitlements", "stripe_api_key": SecretStr("")}
+    )
+
+    async def made(settings: Settings, customer_id: str = "acme") -> str:
+        return await made_link(
+            settings, customer_id, scopes=("read",), ttl_seconds=600, subject="ann"
+        )
+
+    url, _, given = (await made(here)).partition("#code=")
+    assert url == "http://entitlements/portal"
+    assert (await redeem(api, given)).status_code == 204
+    assert await held(api) == "acme"
+    with pytest.raises(NotFound):
+        await made(here, "nobody")
+    with pytest.raises(ValidationFailed, match="ENTITLEMENTS_PUBLIC_URL"):
+        await made(settings)
+
+
+def test_the_ways_back_lead_to_our_own_pages_where_it_is_said_where_they_are() -> None:
+    live = {"stripe_api_key": "rk_live_x", "admin_key": "x" * 20}
+    settings = load_settings(public_url="https://billing.example/", **live)
+    assert settings.public_url == "https://billing.example"
+    urls = return_urls_of(settings)
+    way_back = "https://billing.example/portal/payment?done=1"
+    assert urls.checked(way_back) == way_back
+    assert urls.checked(None) == "https://billing.example/"
+    with pytest.raises(ValidationFailed, match="origin"):
+        urls.checked("https://evil.example/portal")
+    for wrong in ("billing.example", "https://billing.example/under", "ftp://x"):
+        with pytest.raises(ValidationFailed, match="an origin"):
+            load_settings(public_url=wrong, **live)
 
 
 @on_sqlite
