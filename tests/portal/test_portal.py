@@ -31,6 +31,11 @@ async def test_a_customer_comes_by_a_link_sees_their_plan_and_hears_of_a_change(
     await acme.open("/portal")
     heading = acme.page.get_by_role("heading", level=1)
     await expect(heading).to_have_text("Please come again by the link")
+    await acme.open(await portal_link(acme.origin, api, "acme"))  # in the same window
+    await expect(heading).to_have_text("Overview")
+    await acme.page.get_by_role("link", name="Skip to content").press("Enter")
+    await expect(main).to_be_focused()
+    await expect(main).to_contain_text("Starter")
 
 
 async def test_a_link_that_was_used_says_so_and_shows_nothing(

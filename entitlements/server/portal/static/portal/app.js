@@ -17,9 +17,16 @@ function ended(title, words) {
   router.end(title, h("p", { class: "card" }, words));
 }
 
+const codeHere = () => new URLSearchParams(location.hash.slice(1)).get("code");
+
+// A new link that is opened where the portal is open already only changes the fragment.
+addEventListener("hashchange", () => {
+  if (codeHere() !== null) location.reload();
+});
+
 /** A link's code is good once: it leaves the address before anything else, also when it is refused. */
 async function redeemed() {
-  const code = new URLSearchParams(location.hash.slice(1)).get("code");
+  const code = codeHere();
   if (code === null) return;
   history.replaceState(null, "", location.pathname + location.search);
   await api.signIn({ code });

@@ -14,7 +14,7 @@ import { texts } from "./texts.js";
  * @property {Record<string, string>} params of the path
  * @property {URLSearchParams} query
  * @property {(title: string) => void} setTitle where the page knows a better one
- * @property {() => void} reload build the page anew; the focus stays in it
+ * @property {() => void} reload build the page anew; a focus within it goes to the heading
  * @property {(act: () => void) => void} onLeave
  */
 
@@ -24,6 +24,7 @@ export class Router {
   #name;
   #leaving = [];
   #turn = 0;
+  #shown = "";
 
   /**
    * @param {string} base "/portal"
@@ -38,7 +39,9 @@ export class Router {
 
   start() {
     document.addEventListener("click", (event) => this.#followed(event));
-    addEventListener("popstate", () => this.#show({ moved: true }));
+    addEventListener("popstate", () => {
+      if (this.#shown !== location.pathname + location.search) void this.#show({ moved: true });
+    }); // else it is a place within the page that is shown: the browser goes there
     return this.#show({ moved: false });
   }
 
@@ -81,6 +84,7 @@ export class Router {
 
   async #show({ moved }) {
     const turn = ++this.#turn;
+    this.#shown = location.pathname + location.search;
     this.#leave();
     const main = document.getElementById("main");
     main.setAttribute("aria-busy", "true");
@@ -111,10 +115,11 @@ export class Router {
   #put(title, content, { moved }) {
     const main = document.getElementById("main");
     const heading = h("h1", { tabindex: "-1" }, title);
+    const within = document.activeElement !== main && main.contains(document.activeElement);
     main.replaceChildren(heading, ...content.flat(Infinity).filter(Boolean));
     main.removeAttribute("aria-busy");
     document.title = title === this.#name ? title : `${title} · ${this.#name}`;
-    if (moved) heading.focus({ preventScroll: true });
+    if (moved || within) heading.focus({ preventScroll: true });
     say("");
   }
 
