@@ -44,7 +44,7 @@ audit: .venv/dev ## Look for what is insecure in the code (bandit), and known to
 
 lock: .venv/dev ## Write the lock files anew from pyproject.toml
 	$(BIN)/uv pip compile $(UPGRADE) $(LOCK) pyproject.toml -o requirements.lock
-	$(BIN)/uv pip compile $(UPGRADE) $(LOCK) --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+	$(BIN)/uv pip compile $(UPGRADE) $(LOCK) --extra otel --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
 LOCK := -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 
 schema: .venv/dev ## Write graphql_schema/schema.graphql anew

@@ -37,6 +37,7 @@ from entitlements.kernel.clock import Clock, monotonic_seconds, wall_now
 from entitlements.kernel.errors import PaymentProviderUnavailable
 from entitlements.kernel.ids import new_id
 from entitlements.kernel.period import Interval, Period, to_second
+from entitlements.kernel.tracing import traced
 from entitlements.pricing.charges import late_amount_minor
 from entitlements.storage.unit_of_work import Database
 from entitlements.subscriptions.queue import in_effect
@@ -293,6 +294,7 @@ class Metering:
 
     # ── reporting ────────────────────────────────────────────────────────────
 
+    @traced("usage.report")
     async def _report(
         self, catalog: Catalog, ids: Sequence[str], *, before_change: bool = False
     ) -> None:

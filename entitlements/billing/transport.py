@@ -8,9 +8,12 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 import stripe
 from prometheus_client import Counter, Histogram
+
+from entitlements.kernel.tracing import span
 
 ATTEMPTS = 4
 TIMEOUT_SECONDS = 10.0
@@ -61,15 +64,18 @@ class Transport(stripe.HTTPXClient):
             answer: Answer | None = None
             broken: stripe.APIConnectionError | None = None
             began_at = now()
-            try:
-                async with asyncio.timeout(TIMEOUT_SECONDS):
-                    answer = await super().request_async(method, url, headers, post_data)
-            except TimeoutError:
-                words = f"no answer within {TIMEOUT_SECONDS:.0f} s"
-                broken = stripe.APIConnectionError(words)  # type: ignore[no-untyped-call]
-            except stripe.APIConnectionError as error:
-                broken = error
-            status = "none" if answer is None else str(answer[1])
+            with span(f"{method.upper()} {resource_of(url)}", remote=True) as attempted:
+                try:
+                    async with asyncio.timeout(TIMEOUT_SECONDS):
+                        answer = await super().request_async(method, url, headers, post_data)
+                except TimeoutError:
+                    words = f"no answer within {TIMEOUT_SECONDS:.0f} s"
+                    broken = stripe.APIConnectionError(words)  # type: ignore[no-untyped-call]
+                except stripe.APIConnectionError as error:
+                    broken = error
+                status = "none" if answer is None else str(answer[1])
+                attempted.set_attribute("provider.status", status)
+                attempted.set_attribute("provider.attempt", attempt)
             CALLS.labels(method, status).observe(now() - began_at)
             why = retried_for(answer)
             pause_seconds = self._pause_seconds(attempt, answer)
@@ -87,6 +93,21 @@ class Transport(stripe.HTTPXClient):
         grown: float = self._add_jitter_time(FIRST_PAUSE_SECONDS * 2 ** (attempt - 1))
         asked = "" if answer is None else answer[2].get("Retry-After", "")
         return max(grown, float(asked)) if asked.isdigit() else grown
+
+
+NAMESPACES = frozenset({"billing", "checkout", "test_helpers"})
+
+
+def resource_of(url: str) -> str:
+    """What a call is about, without the ids and values that are in its URL.
+
+    >>> resource_of("https://api.stripe.com/v1/subscriptions/sub_1?expand[]=customer")
+    'stripe/subscriptions'
+    >>> resource_of("https://api.stripe.com/v1/checkout/sessions/cs_1/expire")
+    'stripe/checkout/sessions'
+    """
+    parts = urlsplit(url).path.strip("/").split("/")[1:]
+    return "/".join(("stripe", *parts[: 2 if parts[:1] and parts[0] in NAMESPACES else 1]))
 
 
 def is_replayed(headers: Mapping[str, str] | None) -> bool:

@@ -23,6 +23,7 @@ from entitlements.billing.tables import WebhookEventRow
 from entitlements.billing.transport import each
 from entitlements.kernel.clock import Clock, wall_now
 from entitlements.kernel.errors import ServiceError
+from entitlements.kernel.tracing import traced
 from entitlements.storage.unit_of_work import Database
 from entitlements.subscriptions.leases import LEASE, kept_alive
 from entitlements.subscriptions.sync import ProviderSync
@@ -314,6 +315,7 @@ class Webhooks:
         )
         return leased.all()
 
+    @traced("webhooks.apply")
     async def _apply_leased(self, events: Sequence[WebhookEventRow]) -> None:
         by_subject: dict[tuple[bool, str | None], list[WebhookEventRow]] = {}
         for event in events:

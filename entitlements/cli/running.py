@@ -19,6 +19,7 @@ from entitlements.server.migrations import migrate as run_migrations
 from entitlements.server.migrations import refuse_if_behind
 from entitlements.server.oidc import issuer_of
 from entitlements.server.protocol import PunctualProtocol
+from entitlements.server.tracing import tracing
 from entitlements.services import opened_services
 from entitlements.settings import Settings, load_settings
 from entitlements.storage.engine import create_engine
@@ -126,7 +127,7 @@ def worker(
     once: Annotated[bool, typer.Option(help="Do what is due now, and end: for cron.")] = False,
 ) -> None:
     """Do what is due: webhooks, changes whose process died, notices. Any number may run."""
-    with told():
+    with told(), tracing():
         asyncio.run(_work(once=once))
 
 

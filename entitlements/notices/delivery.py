@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from entitlements.kernel.clock import monotonic_seconds, wall_now
 from entitlements.kernel.signing import Signer
+from entitlements.kernel.tracing import traced
 from entitlements.notices.sending import GONE, TIMEOUT_SECONDS, Answer, Sender
 from entitlements.notices.signatures import headers, signing_keys
 from entitlements.notices.tables import WebhookDeliveryRow, WebhookEndpointRow, WebhookMessageRow
@@ -166,6 +167,7 @@ class Deliveries:
         delivery.next_attempt_at = now + LEASE
         return _Due(delivery.id, endpoint_id, url, delivery.message_id, body, delivery.attempts)
 
+    @traced("notices.send")
     async def _send(self, due: _Due) -> Answer | None:
         """The answer, or None where closing broke it off."""
         keys = signing_keys(self._signer, due.endpoint_id)

@@ -56,6 +56,7 @@ from entitlements.server.portal.routes import (
     Pages,
 )
 from entitlements.server.rates import COUNTED, Rates, address_of
+from entitlements.server.tracing import traced_application
 from entitlements.services import Services, opened_services
 from entitlements.settings import load_settings
 from entitlements.worker import work
@@ -187,10 +188,10 @@ def _ending(send: Send) -> Send:
     return send_last
 
 
-def app_from_environment() -> Starlette:
+def app_from_environment() -> ASGIApp:
     """What each process of `entitlements serve` runs: a worker begins here, not at the command."""
     configure_logging()
-    return create_app(lambda: opened_services(load_settings()))
+    return traced_application(create_app(lambda: opened_services(load_settings())))
 
 
 class _RequestId:

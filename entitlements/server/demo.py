@@ -31,6 +31,7 @@ from entitlements.server.app import create_app
 from entitlements.server.migrations import migrate
 from entitlements.server.portal.links import made_link
 from entitlements.server.protocol import PunctualProtocol
+from entitlements.server.tracing import traced_application
 from entitlements.services import Services, opened_services
 from entitlements.settings import Settings, load_settings
 from entitlements.storage.engine import create_engine
@@ -176,7 +177,7 @@ async def run_demo(
             await _load_examples(settings)
             file.state.loaded = True
             file.save()
-        app = create_app(lambda: opened_services(settings), inbox_only=False)
+        app = traced_application(create_app(lambda: opened_services(settings), inbox_only=False))
         server = Server(server_config(app, message_bytes=settings.request_bytes_at_most))
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, server.handle_exit, number, None)

@@ -5,6 +5,7 @@ would be as many as they like. Theirs, and all beyond a bound, go by their first
 """
 
 import functools
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Final
 
@@ -23,6 +24,8 @@ from graphql_schema.permissions import Principal
 
 NAMES_AT_MOST: Final = 300
 OK, REFUSED, FAILED = "ok", "refused", "failed"
+UNNAMED: Final = "-"
+"""The operation of a request without a document that could be carried out."""
 
 _requests = Histogram(
     "entitlements_request_seconds",
@@ -38,6 +41,9 @@ _queues = Gauge(
 )
 _names: set[str] = set()
 
+answered_also: list[Callable[[str, str], None]] = []
+"""Who else is told of each request: its operation's name, and its outcome."""
+
 
 def turned_away(code: str) -> None:
     _turned_away.labels(code).inc()
@@ -47,8 +53,10 @@ def answered(
     prepared: Prepared | None, name: str | None, principal: Principal, outcome: str, seconds: float
 ) -> None:
     """Count one request; `prepared` is None where it had no document."""
-    operation = _operation(prepared, name, principal) if prepared else "-"
+    operation = _operation(prepared, name, principal) if prepared else UNNAMED
     _series(operation, outcome).observe(seconds)
+    for told in answered_also:
+        told(operation, outcome)
 
 
 @functools.cache
@@ -68,11 +76,11 @@ def _operation(prepared: Prepared, name: str | None, principal: Principal) -> st
 
 def _label(prepared: Prepared, name: str | None, *, believed: bool) -> str:
     if prepared.ast is None or prepared.errors:
-        return "-"
+        return UNNAMED
     operations = [d for d in prepared.ast.definitions if isinstance(d, OperationDefinitionNode)]
     found = next((o for o in operations if not name or name_of(o) == name), None)
     if found is None:
-        return "-"
+        return UNNAMED
     called = name_of(found)
     if called and believed and (called in _names or len(_names) < NAMES_AT_MOST):
         _names.add(called)

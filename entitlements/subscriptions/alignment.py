@@ -17,6 +17,7 @@ from entitlements.audit import ledger
 from entitlements.catalog.model import Catalog
 from entitlements.kernel.clock import Clock, wall_now
 from entitlements.kernel.errors import Conflict, ServiceError
+from entitlements.kernel.tracing import traced
 from entitlements.storage.unit_of_work import Database
 from entitlements.subscriptions.due import Due
 from entitlements.subscriptions.leases import LEASE, kept_alive
@@ -71,6 +72,7 @@ class Alignment:
         async with self._database.read() as session:
             return (await session.scalars(query)).all()
 
+    @traced("provider.align")
     async def align(self, subscription_id: str) -> bool:
         """Tell the provider what is to happen; False where it knows, or somebody is telling it.
 

@@ -16,6 +16,7 @@ from entitlements.audit import ledger
 from entitlements.catalog.model import Catalog
 from entitlements.kernel.clock import Clock
 from entitlements.kernel.money import Money
+from entitlements.kernel.tracing import traced
 from entitlements.storage.unit_of_work import Database
 from entitlements.subscriptions.change import ChangeDirection
 from entitlements.subscriptions.lines import held_mrr_minor
@@ -88,6 +89,7 @@ class Due:
             log.warning("due_not_applied_together", error=type(error).__name__)
         return sum([await self.apply(customer_id) for customer_id in customer_ids])
 
+    @traced("due.apply_each")
     async def _apply_each(self, customer_ids: Sequence[str]) -> int:
         catalog, now = await self._catalog(), self._clock.now()
         async with self._database.write() as session:
@@ -109,6 +111,7 @@ class Due:
                     await _apply(session, catalog, row, state, due[row.id], now, now, items)
         return sum(1 for each in due.values() if each)
 
+    @traced("due.apply")
     async def apply(self, customer_id: str) -> bool:
         """Do what is due of a customer; False where nothing is, or another is at it."""
         catalog = await self._catalog()

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from entitlements.audit import ledger
 from entitlements.kernel.clock import Clock, wall_now
 from entitlements.kernel.errors import Conflict, ServiceError, ValidationFailed
+from entitlements.kernel.tracing import traced
 from entitlements.storage.unit_of_work import Database
 from entitlements.subscriptions.payments import PaymentProvider
 from entitlements.subscriptions.records import (
@@ -88,6 +89,7 @@ class Erasing:
         async with self._database.read() as session:
             return (await session.scalars(query)).all()
 
+    @traced("erasing.finish")
     async def finish(self, customer_id: str) -> bool:
         """Have the provider forget, too; False where it cannot be reached now. Twice is no harm."""
         async with self._database.write() as session:

@@ -25,6 +25,7 @@ from entitlements.catalog.proposals import GrandfatherPolicy, PublishedPolicy
 from entitlements.kernel.clock import Clock, wall_now
 from entitlements.kernel.errors import Conflict, QuoteStale, ServiceError, ValidationFailed
 from entitlements.kernel.ids import new_id
+from entitlements.kernel.tracing import traced
 from entitlements.notices import outbox
 from entitlements.notices.events import Event
 from entitlements.storage.engine import is_unreachable
@@ -158,6 +159,8 @@ class Moving:
         )
         async with self._database.read() as session:
             customer_ids = list(dict.fromkeys(await session.scalars(query)))
+        if not customer_ids:
+            return 0
         try:
             return await self._look_at_each(customer_ids, now)
         except Exception as error:
@@ -185,10 +188,9 @@ class Moving:
             )
         return 1
 
+    @traced("policies.move")
     async def _look_at_each(self, customer_ids: Sequence[str], now: datetime) -> int:
         """Look at what some customers hold, in one transaction, and do what is due at once."""
-        if not customer_ids:
-            return 0
         catalog, policies = await self._catalog(), await self._policies()
         async with self._database.write() as session:
             migrations = dict(await load_migrations(session, lock=True))

@@ -29,6 +29,7 @@ from entitlements.kernel.errors import (
     ValidationFailed,
 )
 from entitlements.kernel.money import Money, smallest_charge_minor
+from entitlements.kernel.tracing import traced
 from entitlements.storage.unit_of_work import Database
 from entitlements.subscriptions import quote as quotes
 from entitlements.subscriptions.alignment import Alignment
@@ -129,6 +130,7 @@ class Settlement:
                 .values(leased_until=wall_now() + LEASE)
             )
 
+    @traced("changes.finish")
     async def finish(self, change_id: str) -> Committed:
         """Bring an unsettled change to its end, by what the provider says of it."""
         async with self._database.write() as session:

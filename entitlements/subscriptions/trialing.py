@@ -25,6 +25,7 @@ from entitlements.kernel.errors import (
     ValidationFailed,
 )
 from entitlements.kernel.period import Interval
+from entitlements.kernel.tracing import traced
 from entitlements.notices import outbox
 from entitlements.notices.events import Event
 from entitlements.storage.unit_of_work import Database
@@ -335,6 +336,7 @@ class Trials:
             done += await self._end(trial_id, now)
         return done
 
+    @traced("trials.tell")
     async def _tell(self, trial_id: str, now: datetime) -> bool:
         async with self._database.write() as session:
             trial = await session.get_one(TrialRow, trial_id)
@@ -349,6 +351,7 @@ class Trials:
             )
         return True
 
+    @traced("trials.end")
     async def _end(self, trial_id: str, now: datetime) -> bool:
         """Buy what is to be bought by itself; what is not, or cannot be, has expired."""
         async with self._database.read() as session:
