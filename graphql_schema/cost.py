@@ -3,6 +3,7 @@
 An object weighs one, and what is in a list as often as the list may be long: a page's `first` (a
 variable counts as the most that is allowed), 4 for another list. A list that leads back to a
 type which it is already inside weighs 25: going in circles is how small documents become large.
+What takes far more work than the objects that it answers weighs so many more (`WORK`).
 """
 
 from collections.abc import Mapping
@@ -30,9 +31,43 @@ FIRST_AT_MOST: Final = 200
 LIST: Final = 4
 CIRCLE: Final = 25
 
+WORK: Final[Mapping[str, int]] = {
+    # calls to the payment provider
+    "Mutation.previewChange": 2_000,
+    "Mutation.commitChange": 2_000,
+    "Mutation.purchaseAddOn": 2_000,
+    "Mutation.cancelSubscription": 2_000,
+    "Mutation.cancelScheduledChange": 2_000,
+    "Mutation.approveChange": 2_000,
+    "Mutation.startTrial": 2_000,
+    "Mutation.convertTrial": 2_000,
+    "Mutation.payInvoice": 2_000,
+    "Mutation.setUpPaymentMethod": 2_000,
+    "Trial.conversion": 2_000,
+    # figures over everybody, or over all that ever was
+    "Query.verifyAudit": 100_000,
+    "Query.legacyVersions": 20_000,
+    "Query.mrrMovements": 20_000,
+    "Query.mrrMovementsBy": 20_000,
+    "Query.priceHistory": 20_000,
+    "CatalogProposal.impact": 20_000,
+    "Mutation.approveProposal": 20_000,
+    "Mutation.rejectProposal": 20_000,
+    # what is planned, searched or read back
+    "AccessDecision.unlocks": 2_000,
+    "Query.estimate": 5_000,
+    "Query.comparePlans": 5_000,
+    "Query.explainCharge": 1_000,
+    "CatalogProposal.diff": 1_000,
+    "CatalogProposal.notes": 1_000,
+    "Customer.asOf": 100,
+}
+"""Fields and what each weighs beside what it answers, where an object is some 50 µs of work. Their
+descriptions in the schema say so (`schema.py`)."""
+
 
 def objects(schema: GraphQLSchema, ast: DocumentNode) -> int:
-    """How many objects the dearest operation of a valid document may have us answer.
+    """How many objects the dearest operation of a valid document may have us answer, with `WORK`.
 
     Where types or fragments allow several things, the sum of them: never too few.
     """
@@ -94,7 +129,8 @@ class _Count:
             paged = kind.name.endswith("Connection")  # it was counted by its `first`
             if is_list_type(get_nullable_type(field.type)) and not paged:
                 times = CIRCLE if below.name in inside else LIST
-        return times * (1 + self.within(node.selection_set, below, inside | {below.name}))
+        work = WORK.get(f"{kind.name}.{node.name.value}", 0)
+        return work + times * (1 + self.within(node.selection_set, below, inside | {below.name}))
 
 
 def _first(node: FieldNode, field: GraphQLField) -> int | None:

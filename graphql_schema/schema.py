@@ -10,6 +10,7 @@ from graphql import GraphQLError, Undefined
 from strawberry.schema.config import StrawberryConfig
 from strawberry.types.execution import PreExecutionError
 
+from graphql_schema.cost import WORK
 from graphql_schema.documents import PreparedDocuments
 from graphql_schema.errors import CodedErrors, OneOperation
 from graphql_schema.mutations.changes import ChangeMutations
@@ -113,6 +114,17 @@ def _drop_null_defaults() -> None:
 
 
 _drop_null_defaults()
+
+
+def _tell_work() -> None:
+    """What weighs more than what it answers says so itself."""
+    for name, objects in WORK.items():
+        kind, field = name.split(".")
+        found = schema._schema.type_map[kind].fields[field]  # type: ignore[attr-defined]
+        found.description += f" Weighs {objects:,} objects."
+
+
+_tell_work()
 
 if __name__ == "__main__":
     print(schema.as_str())  # noqa: T201

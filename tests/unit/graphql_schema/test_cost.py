@@ -15,6 +15,9 @@ OBJECTS = [
     ("{ catalog { products { id } } }", 5),
     ("{ catalog { products { ...p ...p } } } fragment p on Product { plans { id } }", 37),
     ("{ catalog { products { plans { ... on Plan { extends { id } } } } } }", 37),
+    ("{ verifyAudit { ok } }", 100_001),
+    ("mutation ($i: ChangeInput!) { previewChange(input: $i) { ... on Quote { token } } }", 2_001),
+    ("{ catalogProposals(first: 9) { nodes { impact { customersAffected } } } }", 180_027),
     # products 4 × plans 4 × add-ons 4 × plans again 25 × add-ons again 25
     ("{ catalog { products { plans { addOns { worksWith { addOns { id } } } } } } }", 41_685),
 ]
