@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from fractions import Fraction
+from itertools import count
 
 import msgspec
 
@@ -31,9 +32,8 @@ from entitlements.subscriptions.grandfathering import (
     rises,
     terms_of,
 )
-from entitlements.subscriptions.holders import Holder
-from entitlements.subscriptions.standing import STILL, HeldUp, Policies, calendars_of
-from entitlements.subscriptions.state import Item, Subscription
+from entitlements.subscriptions.holders import HeldItem, Holder
+from entitlements.subscriptions.standing import STILL, HeldUp, Policies
 
 MOST_AFFECTED = 20
 HORIZON = timedelta(days=5 * 366)
@@ -109,7 +109,7 @@ class Proposed(msgspec.Struct, frozen=True, kw_only=True):
     def policy(self, package_id: str) -> Policy:
         return self.policies.get(package_id, Policy(package_id=package_id))
 
-    def package(self, item: Item, version: int) -> AnyPackage:
+    def package(self, item: HeldItem, version: int) -> AnyPackage:
         """What an item would be at a version: the proposal's own for those who hold less."""
         new = self.new_versions.get(item.package_id)
         if new is not None and item.version < new.version == version:
@@ -124,14 +124,21 @@ class _Sums:
         self.uncapped: Counter[str] = Counter()
 
 
+class _Day:
+    def __init__(self, first: datetime) -> None:
+        self.last = first
+        self.moved: Counter[str] = Counter()
+
+
 class _Ladder:
     """What a package costs on any terms: worked out once for all who hold it alike."""
 
-    def __init__(self, proposed: Proposed, held: Subscription, item: Item) -> None:
+    def __init__(self, proposed: Proposed, held: Holder, item: HeldItem) -> None:
         self._proposed, self._held, self._item = proposed, held, item
         self._at_list: dict[int, Fraction] = {}
         self._mrr: dict[Terms, int] = {}
         self._after: dict[tuple[Terms, Destination], Terms] = {}
+        self._risen: dict[Terms, list[tuple[Terms, int]]] = {}
 
     def at_list(self, version: int) -> Fraction:
         """Per interval on a version, in exact minor units; nothing where it is not sold so."""
@@ -157,6 +164,24 @@ class _Ladder:
             self._after[terms, to] = arrived(terms, to, self.at_list)
         return self._after[terms, to]
 
+    def rising(self, terms: Terms) -> Iterator[int]:
+        """The MRR after each renewal that nothing but the cap decides on, until it is at list."""
+        risen = self._risen.setdefault(terms, [])
+        for n in count():
+            if n == len(risen):
+                terms = risen[-1][0] if risen else terms
+                if not rises(terms):
+                    return
+                to = Destination(
+                    version=terms.version,
+                    entitlements_version=terms.entitlements_version,
+                    cap_percent=terms.cap_percent,
+                    rises=True,
+                )
+                then = arrived(terms, to, self.at_list)
+                risen.append((then, self.mrr_minor(then)))
+            yield risen[n][1]
+
 
 class Prediction:
     """Adds up holders, each subscription once. Memory goes with versions and days, and with the ids
@@ -179,9 +204,10 @@ class Prediction:
             )
             self._policies.setdefault(id, []).append(said)
         self._ladders: dict[object, _Ladder] = {}
+        self._known: dict[tuple[str, int], list[PublishedPolicy]] = {}
         self._mrr_now: Counter[str] = Counter()
         self._packages: dict[str, tuple[Counter[str], Counter[str]]] = {}
-        self._days: dict[date, tuple[datetime, Counter[str]]] = {}
+        self._days: dict[date, _Day] = {}
         self._versions: dict[tuple[str, int], _Sums] = {}
         self._affected: set[str] = set()
         self._stays: set[str] = set()
@@ -192,40 +218,43 @@ class Prediction:
             self._add(holder)
 
     def _add(self, holder: Holder) -> None:
-        held = holder.held
+        currency, levels = holder.currency, frozenset(holder.quantities.items())
         before_minor, after_minor, first_at, touched = 0, 0, None, False
-        for item in held.items:
-            terms, ladder = terms_of(item), self._ladder(held, item)
-            paid_minor = now_minor = 0 if held.on_trial else ladder.mrr_minor(terms)
-            path = list(self._path(held, item, terms, ladder))
+        for item in holder.items:
+            terms, ladder = terms_of(item), self._ladder(holder, item, levels)
+            paid_minor = now_minor = 0 if holder.on_trial else ladder.mrr_minor(terms)
+            path = list(self._path(holder, item, terms, ladder))
             for at, minor in path:
-                self._step(at, held.currency, minor - paid_minor)
+                self._step(at, currency, minor - paid_minor)
                 paid_minor = minor
             if path:
                 first_at = min(first_at or path[0][0], path[0][0])
-            sums = self._packages.setdefault(item.package_id, (Counter(), Counter()))
-            sums[0][held.currency] += now_minor
-            sums[1][held.currency] += paid_minor
+            sums = self._packages.get(item.package_id)
+            if sums is None:
+                sums = self._packages[item.package_id] = (Counter(), Counter())
+            sums[0][currency] += now_minor
+            sums[1][currency] += paid_minor
             before_minor += now_minor
             after_minor += paid_minor
             touched |= self._touch(holder, item, ladder, now_minor, path)
-        self._mrr_now[held.currency] += before_minor
+        self._mrr_now[currency] += before_minor
         if touched and after_minor != before_minor:
             found = CustomerImpact(
                 customer_id=holder.customer_id,
-                currency=held.currency,
+                currency=currency,
                 mrr_before_minor=before_minor,
                 mrr_after_minor=after_minor,
                 moves_at=first_at,
             )
-            heapq.heappush(self._most, (abs(after_minor - before_minor), held.id, found))
+            moved_minor = abs(after_minor - before_minor)
+            heapq.heappush(self._most, (moved_minor, holder.subscription_id, found))
             if len(self._most) > MOST_AFFECTED:
                 heapq.heappop(self._most)
 
     def _touch(
         self,
         holder: Holder,
-        item: Item,
+        item: HeldItem,
         ladder: _Ladder,
         now_minor: int,
         path: Sequence[tuple[datetime, int]],
@@ -234,48 +263,62 @@ class Prediction:
         new = self._proposed.new_versions.get(item.package_id)
         if new is None or item.version >= new.version:
             return False
-        held = holder.held
-        sums = self._versions.setdefault((item.package_id, item.version), _Sums())
+        sums = self._versions.get((item.package_id, item.version))
+        if sums is None:
+            sums = self._versions[item.package_id, item.version] = _Sums()
         sums.customers += 1
         self._affected.add(holder.customer_id)
         if not path:
             self._stays.add(holder.customer_id)
             return True
-        sums.capped[held.currency] += path[0][1] - now_minor
+        sums.capped[holder.currency] += path[0][1] - now_minor
         listed = Terms(version=new.version, entitlements_version=new.version)
-        sums.uncapped[held.currency] += ladder.mrr_minor(listed) - now_minor
+        sums.uncapped[holder.currency] += ladder.mrr_minor(listed) - now_minor
         return True
 
     def _step(self, at: datetime, currency: str, delta_minor: int) -> None:
-        last, sums = self._days.setdefault(at.date(), (at, Counter()))
-        sums[currency] += delta_minor
-        self._days[at.date()] = (max(last, at), sums)
+        day = self._days.get(at.date())
+        if day is None:
+            day = self._days[at.date()] = _Day(at)
+        elif day.last < at:
+            day.last = at
+        day.moved[currency] += delta_minor
 
     def _path(
-        self, held: Subscription, item: Item, terms: Terms, ladder: _Ladder
+        self, holder: Holder, item: HeldItem, terms: Terms, ladder: _Ladder
     ) -> Iterator[tuple[datetime, int]]:
         """When the price of an item moves, and its MRR from then on."""
-        known = [
-            one
-            for one in self._policies.get(item.package_id, ())
-            if (one.proposal_id, item.package_id, item.version) not in self._held_up
-        ]
-        if not _moves(held) or not (known or terms.price_factor < LIST):
+        known = self._in_force(item.package_id, item.version)
+        if not _moves(holder) or not (known or terms.price_factor < LIST):
             return
-        calendars = calendars_of(held)
+        calendars, last = holder.calendars, self._now + HORIZON
         at = self._now - _MOMENT  # what is published now moves now
-        while (moves_at := _next(terms, known, calendars, at)) is not None:
-            at = moves_at
+        while _moves_from(terms.version, known):
+            at = _next(terms, known, calendars, at)
             renews = next(renewals_after(calendars, at - _MOMENT)) == at
             to, _ = destination(terms, known, calendars, at, renewal=renews)
             moved = ladder.arrived(terms, to)
-            if moved == terms or at > self._now + HORIZON:
+            if moved == terms or at > last:
                 return
             terms = moved
             yield at, ladder.mrr_minor(terms)
+        renewals = renewals_after(calendars, at)
+        for renewal, minor in zip(renewals, ladder.rising(terms), strict=False):
+            if renewal > last:
+                return
+            yield renewal, minor
 
-    def _ladder(self, held: Subscription, item: Item) -> _Ladder:
-        levels = frozenset(held.quantities.items())
+    def _in_force(self, package_id: str, version: int) -> list[PublishedPolicy]:
+        known = self._known.get((package_id, version))
+        if known is None:
+            known = self._known[package_id, version] = [
+                one
+                for one in self._policies.get(package_id, ())
+                if (one.proposal_id, package_id, version) not in self._held_up
+            ]
+        return known
+
+    def _ladder(self, held: Holder, item: HeldItem, levels: frozenset[tuple[str, int]]) -> _Ladder:
         alike = (item.package_id, item.version, item.quantity, levels, held.interval, held.currency)
         found = self._ladders.get(alike)
         if found is None:
@@ -286,9 +329,8 @@ class Prediction:
         mrr = Counter(self._mrr_now)
         steps = []
         for day in sorted(self._days):
-            at, sums = self._days[day]
-            mrr.update(sums)
-            steps.append(MrrStep(at, dict(mrr)))
+            mrr.update(self._days[day].moved)
+            steps.append(MrrStep(self._days[day].last, dict(mrr)))
         most = sorted(self._most, key=lambda each: (-each[0], each[1]))
         return Impact(
             computed_at=self._now,
@@ -323,17 +365,21 @@ def _next(
     known: Sequence[PublishedPolicy],
     calendars: Sequence[Calendar],
     at: datetime,
-) -> datetime | None:
-    """When the price moves next: by a policy, or nearer to list by a renewal."""
+) -> datetime:
+    """When the price moves next: by a policy that is there, or nearer to list by a renewal."""
     found = next_move_at(
         terms, known, calendars, at, lambda policy: policy.price, version=terms.version
     )
-    if rises(terms):
-        rises_at = next(renewals_after(calendars, at))
-        found = min(found or rises_at, rises_at)
-    return found
+    assert found is not None
+    return min(found, next(renewals_after(calendars, at))) if rises(terms) else found
 
 
-def _moves(held: Subscription) -> bool:
+def _moves_from(version: int, known: Iterable[PublishedPolicy]) -> bool:
+    """Whether a policy moves the price of a version at some time."""
+    keep = GrandfatherPolicy.KEEP
+    return any(one.version > version and one.policy.price is not keep for one in known)
+
+
+def _moves(holder: Holder) -> bool:
     """Whether policies move what is held: it is paid for, and goes on."""
-    return held.cancel_at is None and not held.on_trial and held.status not in STILL
+    return holder.cancel_at is None and not holder.on_trial and holder.status not in STILL

@@ -22,7 +22,7 @@ from entitlements.kernel.period import Interval, add_months
 LIST = Decimal(1)
 
 
-class Calendar(msgspec.Struct, frozen=True):
+class Calendar(msgspec.Struct, frozen=True, gc=False):
     """How a subscription is billed from `anchor` on, until it began another calendar."""
 
     anchor: datetime
@@ -77,7 +77,7 @@ def renewals_after(calendars: Iterable[Calendar], at: datetime) -> Iterator[date
     for calendar in calendars:
         months = calendar.interval.months
         elapsed = (at.year - calendar.anchor.year) * 12 + at.month - calendar.anchor.month
-        for k in count(max(1, elapsed // months - 1)):
+        for k in count(max(1, elapsed // months)):  # in the month of `at`, or before
             renewal = add_months(calendar.anchor, k * months)
             if calendar.until is not None and renewal >= calendar.until:
                 break

@@ -94,6 +94,21 @@ class HeldPackage(Protocol):
     def price_factor(self) -> Decimal: ...
 
 
+class Paid(Protocol):
+    """What the MRR of a subscription goes by (`Subscription`, `Holder`)."""
+
+    @property
+    def currency(self) -> str: ...
+    @property
+    def interval(self) -> Interval: ...
+    @property
+    def on_trial(self) -> bool: ...
+    @property
+    def quantities(self) -> Mapping[str, int]: ...
+    @property
+    def items(self) -> Iterable[HeldPackage]: ...
+
+
 def slots_of(
     catalog: Catalog, items: Iterable[HeldPackage], quantities: Mapping[str, int]
 ) -> Iterable[Slot]:
@@ -264,12 +279,12 @@ def list_recurring(catalog: Catalog, held: Subscription, item: Item, version: in
     return sum((book.amount(slot, held.interval) for slot in slots), Fraction(0))
 
 
-def held_mrr_minor(catalog: Catalog, held: Subscription) -> int:
+def held_mrr_minor(catalog: Catalog, held: Paid) -> int:
     """The monthly recurring revenue of a subscription, in minor units: none while it is tried."""
     return sum(held_mrr_by_package(catalog, held).values())
 
 
-def held_mrr_by_package(catalog: Catalog, held: Subscription) -> dict[str, int]:
+def held_mrr_by_package(catalog: Catalog, held: Paid) -> dict[str, int]:
     """The same, of each package held."""
     if held.on_trial:
         return {}

@@ -71,7 +71,7 @@ async def total(services: Services) -> int:
     catalog, minor = await services.catalog.current(), 0
     async with services.database.read() as session:
         async for batch in holders(session):
-            minor += sum(held_mrr_minor(catalog, holder.held) for holder in batch)
+            minor += sum(held_mrr_minor(catalog, holder) for holder in batch)
     return minor
 
 

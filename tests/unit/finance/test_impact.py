@@ -15,18 +15,19 @@ from entitlements.catalog.model import Catalog
 from entitlements.catalog.proposals import GrandfatherPolicy, Policy
 from entitlements.catalog.versions import publish
 from entitlements.finance.impact import HORIZON, Impact, Prediction, Proposed
-from entitlements.kernel.period import Interval, Period, add_months
+from entitlements.kernel.period import Interval, add_months
 from entitlements.pricing.mrr import mrr_minor
 from entitlements.subscriptions.grandfathering import (
+    LIST,
     Calendar,
     PublishedPolicy,
-    Terms,
     renewals_after,
     terms_at,
+    terms_of,
 )
-from entitlements.subscriptions.holders import Holder
+from entitlements.subscriptions.holders import HeldItem, Holder
 from entitlements.subscriptions.lines import held_mrr_minor
-from entitlements.subscriptions.state import Item, Subscription, SubscriptionStatus
+from entitlements.subscriptions.state import SubscriptionStatus
 
 NOW = datetime(2026, 3, 10, tzinfo=UTC)
 KEEP, UNTIL = GrandfatherPolicy.KEEP, GrandfatherPolicy.KEEP_UNTIL
@@ -73,22 +74,24 @@ def holder(
     anchor: datetime,
     interval: Interval = Interval.MONTH,
     extra: int = 0,
+    factor: Decimal = LIST,
     **more: Any,
 ) -> Holder:
     items = [("pro", 1), *([("extra", extra)] if extra else [])]
-    held = Subscription(
-        id=f"sub_{id}", product_id="app", status=SubscriptionStatus.ACTIVE, interval=interval,
-        currency="usd", period=Period.containing(anchor, interval, NOW), anchor=anchor,
-        started_at=anchor,
-        items=tuple(
-            Item(id=f"itm_{id}_{package}", package_id=package, version=1, entitlements_version=1,
-                 quantity=n, started_at=anchor)
+    known: dict[str, Any] = {
+        "subscription_id": f"sub_{id}",
+        "customer_id": id,
+        "status": SubscriptionStatus.ACTIVE,
+        "interval": interval,
+        "currency": "usd",
+        "calendars": (Calendar(anchor, interval),),
+        "items": tuple(
+            HeldItem(package_id=package, version=1, entitlements_version=1, quantity=n,
+                     price_factor=factor, cap_percent=None if factor == LIST else Decimal(10))
             for package, n in items
         ),
-    )  # fmt: skip
-    for name, value in more.items():
-        held = Subscription(**{f: getattr(held, f) for f in held.__struct_fields__} | {name: value})
-    return Holder(id, held)
+    }  # fmt: skip
+    return Holder(**known | more)
 
 
 def predicted(change: Proposed, *holders: Holder) -> Impact:
@@ -108,7 +111,7 @@ def test_a_capped_rise_takes_three_renewals_and_others_stay_as_they_are() -> Non
         holder("ann", day(1, 15), extra=2),  # 120, 144, 150
         holder("bob", day(1, 20), Interval.YEAR),  # 83.33 a month: 100, 120, 125
         holder("leaves", day(1, 15), cancel_at=day(3, 15)),
-        holder("tries", day(3, 1), status=SubscriptionStatus.TRIALING, trial_ends_at=day(3, 15)),
+        holder("tries", day(3, 1), status=SubscriptionStatus.TRIALING, on_trial=True),
     )
     assert found.mrr_now == {"usd": 12000 + 8333 + 10000}
     steps = [(step.at, step.mrr["usd"] - found.mrr_now["usd"]) for step in found.mrr_steps]
@@ -171,6 +174,7 @@ HOLDERS = st.lists(
         instants("2025-01-01", "2026-03-09"),
         st.sampled_from(list(Interval)),
         st.integers(0, 3),
+        st.sampled_from([LIST, Decimal("0.8"), Decimal("0.123")]),
     ),
     max_size=4,
 )
@@ -178,17 +182,17 @@ HOLDERS = st.lists(
 
 @given(st.lists(POLICIES, max_size=2, unique_by=lambda policy: policy.package_id), HOLDERS)
 def test_the_steps_are_those_of_a_walk_from_renewal_to_renewal(
-    policies: list[Policy], lives: list[tuple[datetime, Interval, int]]
+    policies: list[Policy], lives: list[tuple[datetime, Interval, int, Decimal]]
 ) -> None:
     holders = [holder(f"c{n}", *life) for n, life in enumerate(lives)]
     found = predicted(proposed(*policies), *holders)
-    assert found.mrr_now.get("usd", 0) == sum(held_mrr_minor(OLD, h.held) for h in holders)
+    assert found.mrr_now.get("usd", 0) == sum(held_mrr_minor(OLD, h) for h in holders)
     last = add_months(NOW, 30)
     assert last < NOW + HORIZON
     deltas: Counter[Any] = Counter()
     for each in holders:
-        for item in each.held.items:
-            for at, delta in walked(each.held, item, policies, last):
+        for item in each.items:
+            for at, delta in walked(each, item, policies, last):
                 deltas[at.date()] += delta
     by_day, mrr = {}, found.mrr_now.get("usd", 0)
     for step in found.mrr_steps:
@@ -199,7 +203,7 @@ def test_the_steps_are_those_of_a_walk_from_renewal_to_renewal(
 
 
 def walked(
-    held: Subscription, item: Item, policies: list[Policy], last: datetime
+    held: Holder, item: HeldItem, policies: list[Policy], last: datetime
 ) -> list[tuple[datetime, int]]:
     """Every renewal in turn."""
     prices = {"pro": (100, 150), "extra": (10, 30)}[item.package_id]
@@ -209,13 +213,13 @@ def walked(
         for policy in policies
         if policy.package_id == item.package_id
     ]
-    calendar = Calendar(held.anchor, held.interval)
-    terms = Terms(version=1, entitlements_version=1)
+    [calendar] = held.calendars
+    terms = terms_of(item)
 
     def at_list(version: int) -> Fraction:
         return Fraction(prices[version - 1] * months * 100 * item.quantity)
 
-    found, paid = [], mrr_minor(at_list(1), held.interval)
+    found, paid = [], mrr_minor(at_list(1) * Fraction(terms.price_factor), held.interval)
     for renewal in islice(renewals_after([calendar], NOW - timedelta(microseconds=1)), 40):
         if renewal > last:
             break
