@@ -277,9 +277,10 @@ class Prediction:
         return True
 
     def _step(self, at: datetime, currency: str, delta_minor: int) -> None:
-        day = self._days.get(at.date())
+        on = at.date()
+        day = self._days.get(on)
         if day is None:
-            day = self._days[at.date()] = _Day(at)
+            day = self._days[on] = _Day(at)
         elif day.last < at:
             day.last = at
         day.moved[currency] += delta_minor
@@ -295,7 +296,7 @@ class Prediction:
         at = self._now - _MOMENT  # what is published now moves now
         while _moves_from(terms.version, known):
             at = _next(terms, known, calendars, at)
-            renews = next(renewals_after(calendars, at - _MOMENT)) == at
+            renews = rises(terms) and next(renewals_after(calendars, at - _MOMENT)) == at
             to, _ = destination(terms, known, calendars, at, renewal=renews)
             moved = ladder.arrived(terms, to)
             if moved == terms or at > last:

@@ -293,12 +293,11 @@ def next_policy(
     ]
     if not waiting:
         return None
-    following = next(renewals_after(calendars, at))
 
     def moves_at(due: datetime, one: PublishedPolicy) -> datetime:
         if due > at:
             return due
-        return at if due == one.published_at else following
+        return at if due == one.published_at else next(renewals_after(calendars, at))
 
     moves = [(moves_at(due, one), one) for due, one in waiting]
     return min(moves, key=lambda move: (move[0], -move[1].version))
