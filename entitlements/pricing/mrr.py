@@ -28,6 +28,8 @@ def mrr_minor(exact: Fraction | int, interval: Interval) -> int:
 
     >>> mrr_minor(200_000, Interval.YEAR), mrr_minor(200_000, Interval.MONTH)
     (16667, 200000)
+    >>> mrr_minor(120_000, Interval.YEAR)
+    10000
     """
     return round_half_away(Fraction(exact) / interval.months)
 

@@ -1,5 +1,6 @@
 """What an approver is told, and what becomes of proposals that were overtaken."""
 
+import asyncio
 import copy
 from typing import Any
 
@@ -56,6 +57,19 @@ async def test_what_is_approved_supersedes_every_other_open_proposal(
     [entry] = await api.audit(stream="catalog", action="proposal.superseded")
     assert entry["objectId"] == second["id"]
     assert entry["after"] == {"status": "superseded", "superseded_by": first["id"]}
+
+
+async def test_of_those_approved_at_the_same_time_one_is_published(
+    api: Api, other_admin: Api, example: Any
+) -> None:
+    proposals = await asyncio.gather(
+        *(propose(api, with_price(example, f"{n}.00")) for n in (110, 120, 130))
+    )
+    assert {proposal["baseRevision"] for proposal in proposals} == {1}
+    answers = await asyncio.gather(*(approve(other_admin, proposal) for proposal in proposals))
+    said = sorted(answer.get("code") or answer["status"] for answer in answers)
+    assert said == ["PUBLISHED", "STALE_BASE", "STALE_BASE"]
+    assert (await api.ask("{ catalog { revision } }"))["catalog"]["revision"] == 2
 
 
 async def test_a_document_written_on_an_older_revision_undoes_nothing_unseen(
