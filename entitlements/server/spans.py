@@ -213,5 +213,6 @@ def _route(scope: Scope) -> str | None:
         return None
     path: str = scope["path"]
     for name, value in scope.get("path_params", {}).items():
-        path = path.replace(str(value), f"{{{name}}}")
+        if value:
+            path = path.replace(str(value), f"{{{name}}}")
     return path
