@@ -3,7 +3,7 @@
 import asyncio
 import os
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,6 +31,7 @@ from entitlements.storage.engine import create_engine
 from entitlements.subscriptions.tables import CustomerRow
 from tests.api import Api
 from tests.events import WEBHOOK_SECRET, events_of
+from tests.leaks import leaked, leaked_into
 from tests.postgres import NO_POSTGRESQL, postgresql
 from tests.provider_traffic import SERVICE_KEY, Traffic
 
@@ -66,6 +67,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         left_out = [item for item in items if item.get_closest_marker("soak")]
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if not item.get_closest_marker("soak")]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What a test had written to the logs has no secret in it."""
+    report = yield
+    written = "\n".join(text for _, text in report.sections) if report.when == "teardown" else ""
+    if report.passed and (found := leaked(written.encode(errors="replace"))):
+        report.outcome, report.longrepr = "failed", f"{', '.join(found)} was logged"
+    return report
 
 
 @pytest.fixture
@@ -109,6 +120,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
         path = tmp_path / "entitlements.db"
         shutil.copy(request.getfixturevalue("sqlite_template"), path)
         yield f"sqlite+aiosqlite:///{path}"
+        assert leaked_into(path) == [], "no secret stays in a database"
         return
     server = request.getfixturevalue("postgresql_server")
     if server is None:
