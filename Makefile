@@ -18,8 +18,8 @@ run: .venv/run ## Serve the demo on 127.0.0.1:8000, its data in ./var
 test: .venv/dev ## Run every test, on SQLite and PostgreSQL
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal
 
-soak: .venv/dev ## Every fault at every call, every death, 10,000 webhooks, random lives; some hours
-	$(BIN)/pytest -n $(WORKERS) --dist worksteal -v --soak tests/faults tests/scenarios/test_impact_of_many.py
+soak: .venv/dev ## Every fault at every call, every death, 10,000 webhooks, random lives and documents; some hours
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal -v --soak tests/faults tests/scenarios/test_impact_of_many.py tests/graphql/test_fuzz.py
 
 bench: .venv/dev ## Measure, and print tables; some minutes
 	PYTHONPATH=. $(BIN)/python tests/bench/bench_catalog.py

@@ -315,7 +315,7 @@ WITH counted AS (
       = (w.customer_id, w.window_start, w.feature_id)
 ), {_days_and_keys(5)}
 SELECT key FROM kept
-"""
+"""  # nosec B608: of our own words
 
 _SWAP = f"""
 WITH moved AS (
@@ -334,7 +334,7 @@ WITH moved AS (
 SELECT 1 / CASE WHEN (SELECT count(*) FROM moved) = cardinality($1)
                  AND (SELECT count(*) FROM made) = cardinality($6)
                  AND (SELECT count(*) FROM kept) = cardinality($19) THEN 1 ELSE 0 END
-"""
+"""  # nosec B608: of our own words
 """Whatever does not match ends in a division by zero, which undoes all of the statement."""
 
 
