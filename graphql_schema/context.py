@@ -16,7 +16,7 @@ from entitlements.subscriptions.service import Caller
 from entitlements.subscriptions.standing import HeldUp, Policies
 from entitlements.subscriptions.violations import Used
 from graphql_schema.documents import Documents
-from graphql_schema.permissions import OVERRIDES, PROVIDER_IDS, Principal
+from graphql_schema.permissions import DENIALS, OVERRIDES, PROVIDER_IDS, Principal
 
 Then = tuple[str, datetime]
 """A customer's id, and an instant."""
@@ -101,6 +101,10 @@ class Context:
     @property
     def may_see_overrides(self) -> bool:
         return self.principal.role in OVERRIDES
+
+    @property
+    def may_see_denials(self) -> bool:
+        return self.principal.role in DENIALS
 
     @cached_property
     def customers(self) -> DataLoader[str, CustomerView | None]:

@@ -147,6 +147,9 @@ CUSTOMERS = _CUSTOMER_READERS
 OVERRIDES = _CUSTOMER_READERS
 """Who may see overrides as such, with their reasons: a customer sees what they grant."""
 
+DENIALS = _CUSTOMER_READERS
+"""Who may see how often a customer was denied what: a customer hears each as it happens."""
+
 OVERRIDE_DAYS_AT_MOST: Mapping[Role, int] = {Role.SUPPORT: 90}
 """Within how many days an override of theirs has to end; who is not here sets one for good."""
 

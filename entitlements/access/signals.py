@@ -1,4 +1,4 @@
-"""What customers were denied: counted by day, for whoever looks for what they may need next.
+"""What customers were denied: counted by day, for staff who ask why, and what they may need next.
 
 A denial costs the request that hears it one step of a counter in memory. Every few seconds what was
 counted is added to the database; a process that is killed loses so much of it. Only features and
@@ -7,11 +7,12 @@ customers that are there count, and so many different ones at a time: more are c
 
 import asyncio
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 import structlog
 from prometheus_client import Counter
+from sqlalchemy import select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from entitlements.access.service import Answer
@@ -112,6 +113,17 @@ class Signals:
                 ),
                 rows,
             )
+
+    async def denials(self, customer_id: str, *, first: int) -> Sequence[DenialRow]:
+        """The newest of a customer, as far as they are in the database."""
+        newest = (
+            select(DenialRow)
+            .where(DenialRow.customer_id == customer_id)
+            .order_by(DenialRow.day.desc(), DenialRow.last_at.desc(), DenialRow.feature_id)
+            .limit(first)
+        )
+        async with self._database.read() as session:
+            return (await session.scalars(newest)).all()
 
     async def close(self) -> None:
         if self._task is not None:

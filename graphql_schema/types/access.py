@@ -1,12 +1,13 @@
 """What a customer may do, and why or why not."""
 
-from datetime import datetime
+from datetime import UTC, datetime, time
 from typing import Annotated, Self
 
 import strawberry
 
 from entitlements.access.offering import DENIALS_AT_MOST, Denial, Offered
 from entitlements.access.service import Answer, Check
+from entitlements.access.tables import DenialRow
 from entitlements.access.unlocks import UNLOCKS_AT_MOST
 from entitlements.catalog import model
 from entitlements.catalog.model import Catalog, GrantMode
@@ -84,6 +85,25 @@ class GrantSource:
     @strawberry.field(description="When it ends, where that is known.")
     def ends_at(self) -> datetime | None:
         return self.source.ends_at
+
+
+@strawberry.type(description="How often a customer was denied a feature on a day, for one reason.")
+class DenialCount:
+    feature: Feature = strawberry.field(description="The feature.")
+    day: datetime = strawberry.field(description="When the UTC day begins.")
+    reason: DenialReason = strawberry.field(description="Why not.")
+    count: BigInt = strawberry.field(description="How many times.")
+    last_at: datetime = strawberry.field(description="When it was last counted.")
+
+    @classmethod
+    def of(cls, catalog: Catalog, row: DenialRow) -> Self:
+        return cls(
+            feature=feature_type(catalog.feature(row.feature_id)),
+            day=datetime.combine(row.day, time(), UTC),
+            reason=DenialReason(row.reason),
+            count=BigInt(row.count),
+            last_at=row.last_at,
+        )
 
 
 def _source_types(catalog: Catalog, every: tuple[sources.GrantSource, ...]) -> list[GrantSource]:

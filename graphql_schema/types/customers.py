@@ -21,7 +21,7 @@ from entitlements.subscriptions.state import (
 )
 from entitlements.subscriptions.state import Subscription as Held
 from graphql_schema.context import Info
-from graphql_schema.types.access import Entitlement, entitlement_types
+from graphql_schema.types.access import DenialCount, Entitlement, entitlement_types
 from graphql_schema.types.catalog import (
     FeatureQuantity,
     Package,
@@ -42,7 +42,7 @@ from graphql_schema.types.enums import describe_enum
 from graphql_schema.types.grandfathering import Grandfathering, grandfathering_type
 from graphql_schema.types.money import Money, Period, money, period_type
 from graphql_schema.types.overrides import Override, override_types
-from graphql_schema.types.pages import After, First, PageInfo, page
+from graphql_schema.types.pages import After, First, PageInfo, check_first, page
 from graphql_schema.types.scalars import BigInt
 from graphql_schema.types.trials import Trial
 
@@ -299,6 +299,18 @@ class Customer:
             Trial(trial=trial, customer_id=self._row.id, catalog=catalog)
             for trial in reversed(self.view.state.trials)
         ]
+
+    @strawberry.field(
+        description="What they were denied by checks and counting, newest day first: kept for 800 "
+        "days, some seconds late. Empty for a customer token, which hears each as it happens."
+    )
+    async def denials(self, info: Info, first: First = 50) -> list[DenialCount]:
+        check_first(first)
+        if not info.context.may_see_denials:
+            return []
+        rows = await info.context.services.signals.denials(self._row.id, first=first)
+        catalog = await info.context.catalog()
+        return [DenialCount.of(catalog, row) for row in rows]
 
     @strawberry.field(description="Changes, newest first.")
     async def changes(self, info: Info, first: First = 50, after: After = None) -> ChangeConnection:

@@ -38,6 +38,13 @@ class Load(Protocol[Row_co]):
     def __call__(self, *, first: int, after: str | None) -> Awaitable[Sequence[Row_co]]: ...
 
 
+def check_first(first: int) -> None:
+    """Raises `ValidationFailed` for a size that is not from 1 to 200."""
+    if not 1 <= first <= LARGEST_PAGE:
+        words = f"a page has from 1 to {LARGEST_PAGE}"
+        raise ValidationFailed.of("first", "OUT_OF_RANGE", words)
+
+
 async def page(
     load: Load[Row], first: int, after: str | None, *, cursor: Callable[[Row], str]
 ) -> tuple[Sequence[Row], PageInfo]:
@@ -45,9 +52,7 @@ async def page(
 
     Raises `ValidationFailed` for a size that is not from 1 to 200, or what is no cursor.
     """
-    if not 1 <= first <= LARGEST_PAGE:
-        words = f"a page has from 1 to {LARGEST_PAGE}"
-        raise ValidationFailed.of("first", "OUT_OF_RANGE", words)
+    check_first(first)
     if after is not None and not (after.isprintable() and 1 <= len(after) <= _CURSOR_MAX_LENGTH):
         raise ValidationFailed.of("after", "NO_CURSOR", "give the endCursor of an earlier page")
     rows = await load(first=first + 1, after=after)

@@ -20,6 +20,9 @@ from tests.conftest import on_sqlite, publish
 
 """For what is decided without a statement of its own."""
 
+DENIALS = """query ($id: ID!, $first: Int! = 50) { customer(id: $id) {
+  denials(first: $first) { feature { id } day reason count } } }"""
+
 
 def _meter(id: str, reset: str) -> dict[str, Any]:
     return {"id": id, "name": id, "kind": "metered", "unit": "call", "aggregation": "sum",
@@ -412,6 +415,18 @@ async def test_what_is_denied_is_counted_by_day_and_reason_and_who_is_not_there_
         ("ant", "calls", "limit_exceeded", 2), ("ant", "exports", "not_entitled", 2),
     ]  # fmt: skip
     assert {str(row.day) for row in found} == {"2026-03-01"}
+
+    denied = await small.ask(DENIALS, id="ant")
+    assert denied["customer"]["denials"] == [
+        {"feature": {"id": "calls"}, "day": "2026-03-01T00:00:00Z", "reason": "LIMIT_EXCEEDED",
+         "count": "2"},
+        {"feature": {"id": "exports"}, "day": "2026-03-01T00:00:00Z", "reason": "NOT_ENTITLED",
+         "count": "2"},
+    ]  # fmt: skip
+    assert len((await small.ask(DENIALS, id="ant", first=1))["customer"]["denials"]) == 1
+    assert await small.refused(DENIALS, id="ant", first=201) == "BAD_USER_INPUT"
+    ant = await small.token("ant")
+    assert (await ant.ask(DENIALS, id="ant"))["customer"]["denials"] == []
 
 
 async def test_two_processes_never_count_past_the_limit_and_agree_on_every_key(
