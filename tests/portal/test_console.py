@@ -1,8 +1,43 @@
 """The finance console, in a browser."""
 
-from playwright.async_api import expect
+import csv
+import re
+from pathlib import Path
+from typing import Any
 
-from tests.portal.conftest import Come, usable
+from playwright.async_api import Page, expect
+
+from entitlements.audit.ledger import Actor
+from entitlements.catalog import examples
+from entitlements.catalog.document import read
+from entitlements.server import keys
+from entitlements.services import Services
+from tests.api import Api
+from tests.faults.test_ledger import tamper
+from tests.portal.conftest import Come, Visitor, usable
+
+PROPOSE = """mutation ($input: ProposeCatalogInput!) { proposeCatalog(input: $input) {
+  ... on CatalogProposal { id } ... on UserError { code message } } }"""
+WIRE_BYTES_AT_MOST = 100_000
+
+
+def dearer_starter() -> Any:
+    """The example catalog with its starter plan at $35 instead of $29."""
+    document = read(examples.text("workspace")).document
+    starter = document["products"][0]["plans"][0]
+    starter["charges"][0]["prices"]["usd"]["month"] = "35.00"
+    return document
+
+
+def row(page: Page, name: str) -> Any:
+    return page.get_by_role("row", name=name).first
+
+
+async def shown(visitor: Visitor, path: str) -> Page:
+    """A page with all that comes later."""
+    await visitor.open(path)
+    await expect(visitor.page.locator("[aria-busy=true]")).to_have_count(0)
+    return visitor.page
 
 
 async def test_staff_sign_in_and_see_what_was_proposed(visitor: Come, staff: Come) -> None:
@@ -14,8 +49,148 @@ async def test_staff_sign_in_and_see_what_was_proposed(visitor: Come, staff: Com
     await expect(stranger.page.get_by_role("alert")).to_contain_text("not a key or token of staff")
 
     finance = await staff("finance")
-    await expect(finance.page.get_by_role("row", name="for a test")).to_contain_text("Published")
+    await expect(row(finance.page, "for a test")).to_contain_text("Published")
     assert await finance.page.evaluate("document.cookie") == ""
     await usable(finance.page, "console-proposals")
     await finance.page.get_by_role("button", name="Sign out").click()
     await expect(finance.page.get_by_role("heading", level=1)).to_have_text("Sign in")
+
+
+async def test_a_price_rise_is_seen_in_money_and_approved_by_somebody_else(
+    api: Api, services: Services, staff: Come
+) -> None:
+    _, key = await keys.create(services.database, Actor("test"), role="admin", name="ada")
+    policy = {"packageId": "starter", "price": "AT_RENEWAL", "renewals": 2}
+    wanted = {"document": dearer_starter(), "reason": "Costs rose", "policies": [policy]}
+    proposed = await api.bound_to(key).ask(PROPOSE, input=wanted)
+    id = proposed["proposeCatalog"]["id"]
+
+    ada = await staff("admin", name="ada")
+    await shown(ada, f"/console/proposals/{id}")
+    await ada.page.get_by_role("button", name="Approve…").click()
+    await ada.page.get_by_role("button", name="Approve…").last.click()
+    refused = ada.page.get_by_role("dialog").get_by_role("alert")
+    await expect(refused).to_contain_text("ask somebody else of finance")
+
+    bytes_loaded: list[int] = []
+
+    async def count(response: Any) -> None:
+        sizes = await response.request.sizes()
+        bytes_loaded.append(sizes["responseBodySize"] + sizes["responseHeadersSize"])
+
+    finance = await staff("finance", name="fin")
+    page = finance.page
+    page.on("response", count)
+    await page.reload()
+    await finance.settled()
+    assert 0 < sum(bytes_loaded) < WIRE_BYTES_AT_MOST, sum(bytes_loaded)
+    await page.get_by_role("link", name="Costs rose").click()
+    await expect(row(page, "charges › base › prices › usd › month")).to_contain_text(
+        re.compile(r"\$29\.00.*\$35\.00.*\+20\.69%")
+    )
+    await expect(row(page, "starter@1")).to_contain_text("+$6.00")
+    await expect(row(page, "May 1, 2026")).to_contain_text("$35.00")
+    await expect(page.get_by_role("img", name="MRR in USD")).to_be_visible()
+    await usable(page, "console-proposal")
+    async with page.expect_download() as download:
+        await page.get_by_role("button", name="Save as CSV").click()
+    saved = Path(await (await download.value).path())
+    with saved.open(newline="", encoding="utf-8") as file:
+        [step] = [line for line in csv.DictReader(file) if line["kind"] == "step"]
+    assert (step["mrr_minor"], step["delta_minor"]) == ("3500", "600")
+
+    await page.get_by_role("button", name="Approve…").click()
+    dialog = page.get_by_role("dialog")
+    await dialog.get_by_label("Note").fill("As agreed in the board")
+    await dialog.get_by_role("button", name="Approve…").click()
+    main = page.get_by_role("main")
+    await expect(main).to_contain_text("As agreed in the board")
+    await expect(main).to_contain_text("by key:fin")
+    await page.emulate_media(media="print")
+    await expect(page.get_by_role("button", name="Print")).to_be_hidden()
+    await page.emulate_media(media="screen")
+
+    page = await shown(finance, "/console/prices/starter")
+    second, first = await page.get_by_role("listitem").filter(has_text="Version").all()
+    await expect(second).to_contain_text("+20.69%")
+    await expect(second).to_contain_text("by key:fin")
+    await expect(first).to_contain_text("Customers on it1")
+    await usable(page, "console-price-history")
+    await usable(await shown(finance, "/console/prices"), "console-prices")
+
+    page = await shown(finance, "/console/grandfathered")
+    await expect(row(page, "starter@1")).to_contain_text(re.compile(r"\$29\.00.*\$6\.00"))
+    await page.get_by_role("button", name="Pause…").click()
+    await page.get_by_role("dialog").get_by_label("Why").fill("wait for the audit")
+    await page.get_by_role("dialog").get_by_role("button", name="Pause…").click()
+    await expect(page.get_by_role("region", name="starter@1 to starter@2")).to_contain_text(
+        "Paused"
+    )
+    await usable(page, "console-grandfathered")
+
+
+async def test_a_customers_story_what_it_was_worth_and_who_tampered_with_the_record(
+    api: Api, services: Services, staff: Come
+) -> None:
+    await api.access("acme", "sso")
+    await services.signals.flush()
+    await api.advance("2026-03-16T12:00:00Z")
+    await api.change("up", customerId="acme", planId="professional")
+    await api.change("more", customerId="acme", planId="enterprise")  # waits for approval
+    await api.advance("2026-04-20T12:00:00Z")
+
+    finance = await staff("finance")
+    page = await shown(finance, "/console/customers?search=ac")
+    await usable(page, "console-customers")
+    await page.get_by_role("link", name="acme").click()
+    main = page.get_by_role("main")
+    await expect(main).to_contain_text("professional@1")
+    await page.get_by_role("button", name="Earlier change").click()
+    await page.get_by_role("button", name="Earlier change").click()
+    await page.get_by_role("slider").press("ArrowRight")
+    await expect(main).to_contain_text("starter@1")
+    await expect(main).not_to_contain_text("professional@1")
+    await expect(page).to_have_url(re.compile(r"\?at=2026-03-"))
+    await page.get_by_role("tab", name="Refused").click()
+    await expect(row(page, "Mar 1, 2026")).to_contain_text("Nothing that was held grants it")
+    await usable(page, "console-customer")
+    await page.get_by_label("Exactly").fill("2026-03-20T12:00:00")
+    await page.get_by_label("Exactly").blur()
+    await expect(main).to_contain_text("professional@1")
+    await page.get_by_role("tab", name="Invoices").click()
+    await page.get_by_role("button", name="Lines of").first.click()
+    await page.get_by_role("button", name="Explain line 1").click()
+    await expect(page.get_by_role("dialog").get_by_role("listitem").first).to_be_visible()
+    await usable(page, "console-explained")
+
+    page = await shown(finance, "/console/revenue?from=2026-02&to=2026-04&by=MONTH")
+    await expect(row(page, "Expansion")).to_contain_text("+$50.00")
+    await expect(row(page, "Closing")).to_contain_text("$79.00")
+    await expect(page.get_by_role("img", name="MRR from")).to_be_visible()
+    await usable(page, "console-revenue")
+
+    page = await shown(finance, "/console/ledger?stream=customer%3Aacme")
+    await page.get_by_role("button", name="Verify").click()
+    await expect(page.get_by_text("The ledger is consistent.")).to_be_visible()
+    await tamper(
+        services.database,
+        "UPDATE audit_entry SET actor = 'nobody' WHERE stream = 'customer:acme' AND sequence = 2",
+    )
+    await page.reload()
+    await finance.settled()
+    await page.get_by_role("button", name="Verify").click()
+    await expect(main).to_contain_text("tampered with")
+    await expect(main).to_contain_text("customer:acme #2")
+    await expect(row(page, "does not add up")).to_contain_text("nobody")
+    await usable(page, "console-ledger")
+    await page.get_by_role("button", name="Show this entry").click()
+    await usable(page, "console-ledger-entry")
+
+    support = await staff("support")
+    await expect(support.page.get_by_role("link", name="Ledger")).to_have_count(0)
+    page = await shown(support, "/console/waiting")
+    await usable(page, "console-approvals")
+    await page.get_by_role("button", name="Decline…").click()
+    await page.get_by_role("dialog").get_by_label("Why").fill("not this year")
+    await page.get_by_role("dialog").get_by_role("button", name="Decline…").click()
+    await expect(page.get_by_role("main")).to_contain_text("No change waits for approval.")

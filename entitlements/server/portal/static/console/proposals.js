@@ -1,40 +1,48 @@
 // What is proposed, and what was: the newest first.
 
-import { badge, button, h, table } from "../shared/elements.js";
+import { badge, h, table } from "../shared/elements.js";
 import * as format from "../shared/format.js";
 import { texts as shared } from "../shared/texts.js";
+import { field, filters, select } from "./forms.js";
+import { paged } from "./loading.js";
 import { texts } from "./texts.js";
 
 const PAGE = 50;
+const CLOCKS_DIFFER_MS = 60_000;
 const said = texts.proposals;
 const tones = { PROPOSED: "warning", APPROVED: "good", PUBLISHED: "good", REJECTED: "bad" };
 
-export async function proposals(api) {
-  const found = [];
-  const place = h("div", {});
-
-  async function read(after) {
-    const { catalogProposals } = await api.ask("Proposals", { first: PAGE, after });
-    found.push(...catalogProposals.nodes);
-    const { hasNextPage, endCursor } = catalogProposals.pageInfo;
-    const columns = [said.reason, said.status, said.proposedBy, said.createdAt, said.effectiveAt, said.decidedBy];
-    place.replaceChildren(
-      table(said.caption, columns, found.map(row)),
-      ...(hasNextPage ? [button(shared.more, () => read(endCursor), { kind: "quiet" })] : []),
-    );
-  }
-
-  await read(null);
-  return place;
+/** From when on it is sold: one that named no instant is sold from its approval on. */
+export function effective({ status, effectiveAt }, sandboxClock) {
+  const now = sandboxClock ? Date.parse(sandboxClock.now) : Date.now();
+  return status === "PROPOSED" && Date.parse(effectiveAt) <= now + CLOCKS_DIFFER_MS ? said.atApproval : format.dateTime(effectiveAt);
 }
 
-function row(proposal) {
+export const statusBadge = (status) => badge(texts.statuses[status], tones[status]);
+
+export async function proposals(api, { query, go, href }) {
+  const status = query.get("status") || null;
+  const chosen = select([["", said.all], ...Object.entries(texts.statuses)], status ?? "", { name: "status" });
+  const form = filters([field(said.status, chosen)], texts.show, () => go(chosen.value ? `?status=${chosen.value}` : ""));
+
+  let clock = null;
+  const read = async (after) => {
+    const { catalogProposals, sandboxClock } = await api.ask("Proposals", { status, first: PAGE, after });
+    clock = sandboxClock;
+    return catalogProposals;
+  };
+  const columns = [said.reason, said.status, said.proposedBy, said.createdAt, said.effectiveAt, said.decidedBy];
+  const { place } = await paged(read, (found) => table(said.caption, columns, found.map((proposal) => row(proposal, clock, href))));
+  return [form, place];
+}
+
+function row(proposal, clock, href) {
   return [
-    proposal.reason,
-    badge(texts.statuses[proposal.status], tones[proposal.status]),
+    h("a", { href: href(`proposals/${proposal.id}`) }, proposal.reason),
+    statusBadge(proposal.status),
     proposal.proposedBy,
     format.dateTime(proposal.createdAt),
-    format.dateTime(proposal.effectiveAt),
+    effective(proposal, clock),
     proposal.decidedBy ?? shared.none,
   ];
 }
