@@ -12,6 +12,7 @@ from entitlements.catalog import examples
 from entitlements.catalog.document import read
 from entitlements.server import keys
 from entitlements.services import Services
+from entitlements.worker import work_once
 from tests.api import Api
 from tests.faults.test_ledger import tamper
 from tests.portal.conftest import Come, Visitor, usable
@@ -118,6 +119,7 @@ async def test_a_price_rise_is_seen_in_money_and_approved_by_somebody_else(
     await usable(page, "console-price-history")
     await usable(await shown(finance, "/console/prices"), "console-prices")
 
+    await work_once(services)
     page = await shown(finance, "/console/grandfathered")
     await expect(row(page, "starter@1")).to_contain_text(re.compile(r"\$29\.00.*\$6\.00"))
     await page.get_by_role("button", name="Pause…").click()
@@ -136,7 +138,8 @@ async def test_a_customers_story_what_it_was_worth_and_who_tampered_with_the_rec
     await services.signals.flush()
     await api.advance("2026-03-16T12:00:00Z")
     await api.change("up", customerId="acme", planId="professional")
-    await api.change("more", customerId="acme", planId="enterprise")  # waits for approval
+    waits = await (await api.token("acme", "BUY", "READ")).change("more", planId="enterprise")
+    assert waits["__typename"] == "ApprovalRequired"
     await api.advance("2026-04-20T12:00:00Z")
 
     finance = await staff("finance")
@@ -164,8 +167,8 @@ async def test_a_customers_story_what_it_was_worth_and_who_tampered_with_the_rec
     await usable(page, "console-explained")
 
     page = await shown(finance, "/console/revenue?from=2026-02&to=2026-04&by=MONTH")
-    await expect(row(page, "Expansion")).to_contain_text("+$50.00")
-    await expect(row(page, "Closing")).to_contain_text("$79.00")
+    await expect(row(page, "Expansion")).to_contain_text("+$70.00")
+    await expect(row(page, "Closing")).to_contain_text("$99.00")
     await expect(page.get_by_role("img", name="MRR from")).to_be_visible()
     await usable(page, "console-revenue")
 

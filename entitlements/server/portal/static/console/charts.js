@@ -4,6 +4,7 @@
 import { h, svg } from "../shared/elements.js";
 
 const TEXT_PX = 13;
+const LETTER_PX = 8; // a digit's width, and some
 
 /**
  * @param {string} label what it shows, for whoever does not see it
@@ -70,8 +71,9 @@ export function steps(label, points, words) {
   const [low, high] = [least - room, most + room];
   const [first, last] = [points[0].at, points[points.length - 1].at];
   const end = last + Math.max((last - first) * 0.08, 1);
+  const left = 16 + LETTER_PX * Math.max(...[least, values[0], most].map((value) => words.value(value).length));
   return chart(label, (width) => {
-    const [height, top, left, right, bottom] = [220, 10, 108, 12, 30];
+    const [height, top, right, bottom] = [220, 10, 12, 30];
     const x = (at) => left + ((at - first) / (end - first)) * (width - left - right);
     const y = (value) => top + ((high - value) / (high - low)) * (height - top - bottom);
     const line = points.map(({ at, value }, index) => `${index ? `H${x(at)}V` : `M${x(at)} `}${y(value)}`).join("") + `H${x(end)}`;

@@ -127,7 +127,7 @@ export const texts = {
     most: "Most affected",
     customer: "Customer",
     moves: "Moves",
-    wholeFile: "Beside this, `entitlements catalog export {id}` writes the document and its impact.",
+    wholeFile: "Beside this, the command “entitlements catalog export {id}” writes its impact, too.",
 
     decide: "Decide",
     decideWay: "What you decide is kept in the ledger with your name, your words, and what it was worth at that moment.",
@@ -235,7 +235,7 @@ export const texts = {
     planWay: "A move from one plan to another is contraction of the one and expansion of the other. Months are UTC's.",
     addOnWay: "Add-ons and bundles, without the plans. Months are UTC's.",
     utc: "Months are UTC's.",
-    wholeFile: "Beside this, `entitlements finance export` writes every movement and every module's revenue.",
+    wholeFile: "Beside this, the command “entitlements finance export” writes every movement and every module's revenue.",
   },
 
   // ── ledger ─────────────────────────────────────────────────────────────────
@@ -264,12 +264,12 @@ export const texts = {
     verifyStream: "Reads every entry of {stream}: each hash, each link, no gap.",
     verify: "Verify",
     consistent: "The ledger is consistent.",
-    consistentWay: "{entries} entries and {seals} seals were read, and every one adds up. That nothing was written anew as a whole is proved with a seal that was kept elsewhere: entitlements audit verify --seal FILE.",
+    consistentWay: "{entries} entries and {seals} seals were read, and every one adds up. That nothing was written anew as a whole is proved with a seal that was kept elsewhere: “entitlements audit verify --seal FILE”.",
     tampered: "The ledger was tampered with, or is damaged.",
     firstBroken: "First that does not add up",
     openBroken: "Show this entry",
     tamperedWay: "Do not sign by it. Keep a copy of the database as it is now, compare it with a backup, and find out who had access.",
-    wholeFile: "These are the entries shown. `entitlements audit export` writes all of them.",
+    wholeFile: "These are the entries shown. The command “entitlements audit export” writes all of them.",
   },
 
   // ── customers ──────────────────────────────────────────────────────────────
