@@ -46,10 +46,10 @@ export function waterfall(label, bars) {
       const top = index * row + (narrow ? 22 : (row - bar) / 2);
       const [start, end] = [Math.min(x(from), x(to)), Math.max(x(from), x(to))];
       const middle = narrow ? index * row + 14 : top + bar / 2 + TEXT_PX / 3;
-      const onward = index < bars.length - 1 && svg("line", { class: "guide", x1: x(to), x2: x(to), y1: top, y2: top + row + bar });
+      const onward = !narrow && index < bars.length - 1; // where it is narrow, words stand between
       return [
-        onward,
-        svg("rect", { class: kind, x: start, y: top, width: Math.max(2, end - start), height: bar, rx: 2 }),
+        onward && svg("line", { class: "guide", x1: x(to), x2: x(to), y1: top, y2: top + row + bar }),
+        from !== to && svg("rect", { class: kind, x: Math.min(start, width - right - 2), y: top, width: Math.max(2, end - start), height: bar, rx: 2 }),
         text(0, middle, name),
         text(width, middle, words, { "text-anchor": "end", class: "figure" }),
       ];
@@ -77,9 +77,7 @@ export function steps(label, points, words) {
     const x = (at) => left + ((at - first) / (end - first)) * (width - left - right);
     const y = (value) => top + ((high - value) / (high - low)) * (height - top - bottom);
     const line = points.map(({ at, value }, index) => `${index ? `H${x(at)}V` : `M${x(at)} `}${y(value)}`).join("") + `H${x(end)}`;
-    const lines = [...new Set([least, values[0], most])].map((value) => [
-      svg("line", { class: "guide", x1: left, x2: width - right, y1: y(value), y2: y(value) }),
-    ]);
+    const lines = [...new Set([least, values[0], most])].map((value) => svg("line", { class: "guide", x1: left, x2: width - right, y1: y(value), y2: y(value) }));
     const marked = [least, values[0], most].filter((value, index, all) => all.findIndex((other) => Math.abs(y(other) - y(value)) < TEXT_PX + 2) === index);
     return canvas(
       width,

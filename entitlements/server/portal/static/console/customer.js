@@ -1,6 +1,6 @@
 // A customer's story: what they held, paid and were refused, and why, at any instant since they came.
 
-import { badge, button, card, facts, h, openDialog, say, table, tabs } from "../shared/elements.js";
+import { badge, button, card, facts, failed, h, openDialog, say, table, tabs } from "../shared/elements.js";
 import * as format from "../shared/format.js";
 import { fill, texts as shared } from "../shared/texts.js";
 import { field } from "./forms.js";
@@ -14,13 +14,14 @@ const DAY_MS = 86_400_000;
 const PAUSE_MS = 150; // who holds an arrow key down means the last instant
 const said = texts.customer;
 
-export async function customer(api, { params, query, setTitle, may }) {
+export async function customer(api, { params, query, setTitle, href, may }) {
   const [{ customer: found, sandboxClock }, changes] = await Promise.all([api.ask("Customer", params), changesOf(api, params.id)]);
   if (!found || !changes) return h("p", { class: "card" }, fill(said.unknown, params));
   setTitle(found.name ? fill(said.named, found) : found.id);
   const now = Date.parse(sandboxClock?.now ?? new Date().toISOString());
-  const asked = Date.parse(query.get("at") ?? "");
-  const story = { at: Math.min(asked || now, now), changed: [] };
+  const first = Date.parse(found.createdAt);
+  const asked = Date.parse(query.get("at") ?? "") || now;
+  const story = { at: Math.max(first, Math.min(asked, now)), changed: [] };
   const then = h("div", { class: "stack" });
   const until = later(async () => past(api, found, story, changes, may));
 
@@ -41,9 +42,12 @@ export async function customer(api, { params, query, setTitle, may }) {
     say(fill(said.shown, { at: format.dateTime(new Date(at)) }));
   }
 
-  const slider = instants(Date.parse(found.createdAt), now, story.at, changes.moments, show);
-  then.replaceChildren(...(await held(api, found.id, story.at)));
-  return [about(found), card(said.when, slider), then, h("section", { "aria-label": said.until, class: "stack" }, h("h2", {}, said.until), until)];
+  const slider = instants(first, now, story.at, changes.moments, show);
+  await held(api, found.id, story.at).then(
+    (place) => then.replaceChildren(...place),
+    (error) => then.replaceChildren(failed(error)), // the rest of the story can be told
+  );
+  return [h("p", {}, h("a", { href: href("customers") }, said.back)), about(found), card(said.when, slider), then, h("section", { "aria-label": said.until, class: "stack" }, h("h2", {}, said.until), until)];
 }
 
 function about(found) {
@@ -109,7 +113,7 @@ function instants(first, now, at, moments, show) {
     h("div", { class: "row quiet-text", "aria-hidden": "true" }, h("span", {}, format.date(new Date(first))), h("span", {}, format.date(new Date(now)))),
     h(
       "div",
-      { class: "actions" },
+      { class: "actions at-end" },
       button(said.earlier, () => jump(moments().findLast((each) => each < current)), { kind: "quiet" }),
       button(said.later, () => jump(moments().find((each) => each > current) ?? now), { kind: "quiet" }),
       field(said.exact, exact),
@@ -191,7 +195,7 @@ async function past(api, found, story, changes, may) {
 
   async function invoices() {
     const read = async (after) => (await api.ask("CustomerInvoices", { id: found.id, first: PAGE, after })).customer.invoices;
-    const list = await paged(read, (nodes) => invoiceTable(api, nodes.filter(({ createdAt }) => until(createdAt)), may));
+    const list = await paged(read, (nodes) => invoiceTable(api, nodes.filter(({ createdAt }) => until(createdAt))));
     story.changed.push(list.redraw);
     return list.place;
   }
@@ -262,20 +266,20 @@ function overrides(found) {
 
 // ── what was paid, and why ───────────────────────────────────────────────────
 
-function invoiceTable(api, invoices, may) {
+function invoiceTable(api, invoices) {
   const rows = invoices.map((each) => [
     each.number ?? each.id,
     format.date(each.createdAt),
     texts.invoices[each.status] ?? each.status,
     format.money(each.total),
     format.money(each.amountPaid),
-    h("button", { class: "link", type: "button", "aria-label": fill(said.linesOf, { invoice: each.number ?? each.id }), onclick: () => openInvoice(api, each, may) }, said.lines),
+    h("button", { class: "link", type: "button", "aria-label": fill(said.linesOf, { invoice: each.number ?? each.id }), onclick: () => openInvoice(api, each) }, said.lines),
   ]);
   const columns = [said.invoice, said.at, said.status, { label: said.total, number: true }, { label: said.paid, number: true }, said.lines];
   return table(said.invoicesCaption, columns, rows);
 }
 
-function openInvoice(api, invoice, may) {
+function openInvoice(api, invoice) {
   const dialog = openDialog(fill(said.linesOf, { invoice: invoice.number ?? invoice.id }), () => {
     const explanation = h("div", { class: "stack", role: "status" });
     const explain = (line) => async () => explanation.replaceChildren(...explained((await api.ask("ExplainCharge", { invoiceId: invoice.id, line })).explainCharge, invoice.lines[line]));

@@ -42,7 +42,7 @@ export function buttonWithReason(label, { title, way, note, required = false, ki
         close();
       };
       const form = h("form", { class: "stack" }, way && h("div", { class: "stack" }, way), field(note, words));
-      form.append(button(label, confirm, { type: "submit", kind: kind === "danger" ? "danger" : "primary" }));
+      form.append(button(label.replace(/…$/, ""), confirm, { type: "submit", kind: kind === "danger" ? "danger" : "primary" }));
       return form;
     });
   return h("button", { class: `button ${kind}`, type: "button", onclick: ask }, label);

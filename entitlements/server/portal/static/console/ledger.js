@@ -64,7 +64,7 @@ export function entries(found, broken = new Set()) {
 function open(entry) {
   const dialog = openDialog(fill(said.entry, entry), () => [
     facts([
-      [said.at, format.dateTime(entry.at)],
+      [said.at, `${format.dateTime(entry.at)} (${entry.at})`],
       [said.actor, entry.actor],
       [said.object, `${entry.objectType} ${entry.objectId}`],
       [said.reason, entry.reason ?? shared.none],
@@ -112,7 +112,7 @@ function outcome({ ok, entries: read, seals, problem, firstBroken }) {
         [said.at, format.dateTime(firstBroken.at)],
         [said.actor, firstBroken.actor],
       ]),
-    firstBroken && h("button", { class: "button quiet", type: "button", onclick: () => open(firstBroken) }, said.openBroken),
+    firstBroken && h("div", { class: "actions" }, h("button", { class: "button quiet", type: "button", onclick: () => open(firstBroken) }, said.openBroken)),
     h("p", {}, said.tamperedWay),
   );
 }

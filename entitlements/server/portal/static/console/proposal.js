@@ -20,6 +20,7 @@ export async function proposal(api, { params, setTitle, reload, href, may }) {
   setTitle(found.reason);
   const open = found.status === "PROPOSED";
   return [
+    h("p", { class: "no-print" }, h("a", { href: href("") }, said.back)),
     head(found, sandboxClock),
     found.notes.length > 0 && notes(found.notes),
     card(said.worth, later(async () => impact((await api.ask("ProposalImpact", { id: found.id })).catalogProposal.impact, found, href))),
@@ -169,7 +170,7 @@ function stepChart({ computedAt, mrrNow, mrrSteps }, currency) {
   });
 }
 
-/** As `entitlements catalog export` writes them. */
+/** As `entitlements catalog impact` writes them. */
 const COLUMNS = ["kind", "at", "package", "to", "policy", "customer", "customers", "currency", "mrr_minor", "delta_minor", "uncapped_delta_minor"];
 
 function rows({ computedAt, mrrNow, mrrSteps, versions, packages, mostAffected }) {

@@ -69,6 +69,7 @@ export const texts = {
   proposal: {
     title: "Proposal",
     unknown: "There is no proposal {id}.",
+    back: "All proposals",
     about: "About this proposal",
     status: "Status",
     id: "Id",
@@ -127,7 +128,7 @@ export const texts = {
     most: "Most affected",
     customer: "Customer",
     moves: "Moves",
-    wholeFile: "Beside this, the command “entitlements catalog export {id}” writes its impact, too.",
+    wholeFile: "Beside this, the command “entitlements catalog impact {id} --format csv” writes the same.",
 
     decide: "Decide",
     decideWay: "What you decide is kept in the ledger with your name, your words, and what it was worth at that moment.",
@@ -287,6 +288,7 @@ export const texts = {
   customer: {
     title: "Customer",
     unknown: "There is no customer {id}.",
+    back: "All customers",
     named: "{name} ({id})",
     about: "About this customer",
     id: "Id",

@@ -139,7 +139,10 @@ export class Router {
     const items = this.#pages.filter((page) => page.inNav).map((page) =>
       h("li", {}, h("a", { href: this.href(page.path), "aria-current": page === shown ? "page" : null }, page.title)),
     );
-    document.getElementById("nav").replaceChildren(h("ul", {}, items));
+    const nav = document.getElementById("nav");
+    nav.replaceChildren(h("ul", {}, items));
+    const current = nav.querySelector("[aria-current]");
+    if (current) nav.scrollLeft = current.offsetLeft - nav.clientWidth / 3; // where they scroll: seen
   }
 
   #leave() {
