@@ -79,6 +79,7 @@ function about(found) {
 function instants(first, now, at, moments, show) {
   const days = Math.max(1, Math.ceil((now - first) / DAY_MS));
   const instant = (day) => Math.min(first + day * DAY_MS, now);
+  const dayOf = (to) => (to === now ? days : Math.round((to - first) / DAY_MS));
   const words = h("output", { class: "big" });
   const slider = h("input", { type: "range", min: 0, max: days, step: 1, oninput: () => put(instant(Number(slider.value))), onchange: () => go(instant(Number(slider.value))) });
   const exact = h("input", { type: "datetime-local", step: 1, onchange: () => exact.value && go(Math.min(now, Math.max(first, new Date(exact.value).getTime()))) });
@@ -93,7 +94,7 @@ function instants(first, now, at, moments, show) {
 
   async function go(to) {
     put(to);
-    slider.value = Math.round((to - first) / DAY_MS);
+    slider.value = dayOf(to);
     exact.value = local(to);
     problem.replaceChildren();
     try {
@@ -105,7 +106,7 @@ function instants(first, now, at, moments, show) {
 
   const jump = async (to) => to !== undefined && go(to);
   put(at);
-  slider.value = Math.round((at - first) / DAY_MS);
+  slider.value = dayOf(at);
   exact.value = local(at);
   return [
     words,

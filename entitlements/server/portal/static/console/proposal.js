@@ -81,7 +81,8 @@ function place({ path, packageId }) {
 
 function shown({ path }, value) {
   const currency = PRICE.exec(path)?.[1];
-  return currency && typeof value === "string" ? format.rate(value, currency) : readable(value);
+  if (currency && typeof value === "string") return format.rate(value, currency);
+  return typeof value === "string" ? h("div", { class: "words" }, value) : readable(value);
 }
 
 function rise({ risePercent }) {
