@@ -24,7 +24,7 @@ const page = (path, { title }, what, show) => ({
   path,
   title,
   what,
-  show: (context) => show(api, { ...context, go: (to, options) => router.go(to, options), href: (to) => router.href(to), may: (wanted) => may(role, wanted) }),
+  show: (context) => show(api, { ...context, href: (to) => router.href(to), may: (wanted) => may(role, wanted) }),
 });
 
 const pages = [

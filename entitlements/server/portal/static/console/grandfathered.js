@@ -10,7 +10,6 @@ import { amounts } from "./values.js";
 
 const said = texts.grandfathered;
 const tones = { RUNNING: "good", COMPLETED: "good", PAUSED: "warning", ROLLED_BACK: "bad" };
-const ENDED = new Set(["ROLLED_BACK"]);
 
 export async function grandfathered(api, { reload, href, may }) {
   const [{ legacyVersions }, { migrations }] = await Promise.all([api.ask("LegacyVersions"), api.ask("Migrations")]);
@@ -60,7 +59,7 @@ function migration(api, found, reload, href, mayDecide) {
     meter(said.progress, { used: moved, limit: customers, words: fill(said.moved, { moved: format.number(moved), customers: format.number(customers) }) }),
     failed > 0 && h("p", { class: "problem" }, fill(said.failed, { failed: format.number(failed) })),
     mayDecide &&
-      !ENDED.has(status) &&
+      status !== "ROLLED_BACK" &&
       h(
         "div",
         { class: "actions" },

@@ -14,6 +14,7 @@ import { texts } from "./texts.js";
  * @property {Record<string, string>} params of the path
  * @property {URLSearchParams} query
  * @property {(title: string) => void} setTitle where the page knows a better one
+ * @property {(path: string, options?: {replace?: boolean}) => void} go to another page
  * @property {() => void} reload build the page anew; a focus within it goes to the heading
  * @property {(act: () => void) => void} onLeave
  */
@@ -100,6 +101,7 @@ export class Router {
       query: new URLSearchParams(location.search),
       setTitle: (better) => (title = better),
       reload: () => this.reload(),
+      go: (path, options) => this.go(path, options),
       onLeave: (act) => (turn === this.#turn ? this.#leaving.push(act) : act()),
     };
     let content;
@@ -141,8 +143,7 @@ export class Router {
     );
     const nav = document.getElementById("nav");
     nav.replaceChildren(h("ul", {}, items));
-    const current = nav.querySelector("[aria-current]");
-    if (current) nav.scrollLeft = current.offsetLeft - nav.clientWidth / 3; // where they scroll: seen
+    nav.querySelector("[aria-current]")?.scrollIntoView({ inline: "center", block: "nearest" });
   }
 
   #leave() {
