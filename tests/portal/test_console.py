@@ -18,6 +18,7 @@ from tests.portal.conftest import ARTIFACTS, Come, Visitor, usable
 
 PROPOSE = """mutation ($input: ProposeCatalogInput!) { proposeCatalog(input: $input) {
   ... on CatalogProposal { id } ... on UserError { code message } } }"""
+OVERRIDE = "mutation ($input: SetOverrideInput!) { setOverride(input: $input) { __typename } }"
 WIRE_BYTES_AT_MOST = 100_000
 
 
@@ -47,6 +48,14 @@ async def shown(visitor: Visitor, path: str) -> Page:
     await visitor.open(path)
     await expect(visitor.page.locator("[aria-busy=true]")).to_have_count(0)
     return visitor.page
+
+
+async def saved(page: Page) -> list[dict[str, str]]:
+    """The lines of the file that the page makes of what it shows."""
+    async with page.expect_download() as download:
+        await page.get_by_role("button", name="Save as CSV").click()
+    text = (await (await download.value).path()).read_text(encoding="utf-8")
+    return list(csv.DictReader(text.splitlines()))
 
 
 async def test_staff_sign_in_and_see_what_was_proposed(visitor: Come, services: Services) -> None:
@@ -105,10 +114,7 @@ async def test_a_price_rise_is_seen_in_money_and_approved_by_somebody_else(
     await expect(page.get_by_role("table", name="audit-trail")).to_contain_text("month: 40.00")
     await expect(page.get_by_role("img", name="MRR in USD")).to_be_visible()
     await usable(page, "console-proposal")
-    async with page.expect_download() as download:
-        await page.get_by_role("button", name="Save as CSV").click()
-    saved = (await (await download.value).path()).read_text(encoding="utf-8")
-    steps = [line for line in csv.DictReader(saved.splitlines()) if line["kind"] == "step"]
+    steps = [line for line in await saved(page) if line["kind"] == "step"]
     assert [(step["at"][:10], step["mrr_minor"], step["delta_minor"]) for step in steps] == [
         ("2026-05-01", "3190", "290"), ("2026-06-01", "3500", "600"),
     ]  # fmt: skip
@@ -152,6 +158,8 @@ async def test_a_customers_story_what_it_was_worth_and_who_tampered_with_the_rec
     await services.signals.flush()
     await api.advance("2026-03-16T12:00:00Z")
     await api.change("up", customerId="acme", planId="professional")
+    granted = {"featureId": "exports", "mode": "SET", "value": {"enabled": True}}
+    await api.ask(OVERRIDE, input={"customerId": "acme", "reason": "=1+1", **granted})
     await api.create_customer("bolt")
     for id in ("acme", "bolt"):
         asked = await api.token(id, "BUY", "READ")
@@ -192,6 +200,8 @@ async def test_a_customers_story_what_it_was_worth_and_who_tampered_with_the_rec
     page = await shown(finance, "/console/ledger?stream=customer%3Aacme")
     await page.get_by_role("button", name="Verify").click()
     await expect(page.get_by_text("The ledger is consistent.")).to_be_visible()
+    reasons = [line["reason"] for line in await saved(page)]
+    assert "'=1+1" in reasons  # no formula for a spreadsheet
     await tamper(
         services.database,
         "UPDATE audit_entry SET actor = 'nobody' WHERE stream = 'customer:acme' AND sequence = 2",
