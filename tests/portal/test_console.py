@@ -154,9 +154,12 @@ async def test_a_price_rise_is_seen_in_money_and_approved_by_somebody_else(
 async def test_a_customers_story_what_it_was_worth_and_who_tampered_with_the_record(
     api: Api, services: Services, staff: Come
 ) -> None:
+    await api.create_customer("crow")
+    await api.change("start", customerId="crow", planId="starter")
     await api.access("acme", "sso")
     await services.signals.flush()
     await api.advance("2026-03-16T12:00:00Z")
+    await api.cancel("end", customerId="crow", productId="workspace")
     await api.change("up", customerId="acme", planId="professional")
     granted = {"featureId": "exports", "mode": "SET", "value": {"enabled": True}}
     await api.ask(OVERRIDE, input={"customerId": "acme", "reason": "=1+1", **granted})
@@ -193,6 +196,7 @@ async def test_a_customers_story_what_it_was_worth_and_who_tampered_with_the_rec
 
     page = await shown(finance, "/console/revenue?from=2026-02&to=2026-04&by=MONTH")
     await expect(row(page, "Expansion")).to_contain_text("+$70.00")
+    await expect(row(page, "Churn")).to_contain_text("-$29.00")
     await expect(row(page, "Closing")).to_contain_text("$99.00")
     await expect(page.get_by_role("img", name="MRR from")).to_be_visible()
     await usable(page, "console-revenue")
