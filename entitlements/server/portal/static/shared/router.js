@@ -143,7 +143,8 @@ export class Router {
     );
     const nav = document.getElementById("nav");
     nav.replaceChildren(h("ul", {}, items));
-    nav.querySelector("[aria-current]")?.scrollIntoView({ inline: "center", block: "nearest" });
+    const current = nav.querySelector("[aria-current]");
+    if (current) nav.scrollLeft = current.getBoundingClientRect().left - nav.getBoundingClientRect().left - current.offsetWidth;
   }
 
   #leave() {
