@@ -14,6 +14,7 @@ from graphql import (
     VariableDefinitionNode,
     VariableNode,
     Visitor,
+    get_nullable_type,
     is_input_object_type,
     is_list_type,
     is_non_null_type,
@@ -128,14 +129,21 @@ def _object_coercion(type_: Any) -> Coerce:
 
 
 def arguments_of(
-    schema: Schema, definition: StrawberryField, field: GraphQLField, node: Any
+    schema: Schema,
+    definition: StrawberryField,
+    field: GraphQLField,
+    node: Any,
+    *,
+    without: str = "",
 ) -> Arguments:
-    """How the arguments of a field follow from the variables; the others are known now."""
+    """How the arguments of a field (`without` one) follow from the variables, or are known now."""
     name_of = schema.config.name_converter.from_argument
     written = {argument.name.value: argument.value for argument in node.arguments or ()}
     known: dict[str, Any] = {}
     asked = []
     for argument in definition.arguments:
+        if argument.python_name == without:
+            continue
         taken = field.args[name_of(argument)]
         value = written.get(name_of(argument))
         convert = _conversion(schema, argument.type)
@@ -163,6 +171,17 @@ def arguments_of(
         return found
 
     return arguments
+
+
+def reading_of_items(
+    schema: Schema, definition: StrawberryField, field: GraphQLField, name: str
+) -> Callable[[Any], Any]:
+    """How one item of an argument that is a list of inputs is read from JSON."""
+    [argument] = [one for one in definition.arguments if one.python_name == name]
+    listed: Any = field.args[name].type
+    coerce = _coercion(get_nullable_type(listed).of_type)
+    convert = _conversion(schema, argument.type)
+    return lambda item: convert([coerce(item)])[0]
 
 
 def _conversion(schema: Schema, type_: Any) -> Callable[[Any], Any]:

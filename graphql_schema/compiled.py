@@ -5,10 +5,11 @@ was made of the document once, instead of by the executor, which finds out anew 
 what the document says. A plan calls the same resolvers, so that what a field means stands in one
 place; it knows their arguments, their types and where they go beforehand.
 
-    compile_operation   one operation of a document → `Operation`, or None: not all of it is hot
-    Operation.answer    context, variables → the answer, byte for byte that of the executor
-    NotHere             what the executor has to say: a wrong variable, null where none may be,
-                        what has to be waited for. Whoever asked then asks it.
+    compile_operation            one operation of a document → `Operation`, or None: not all is hot
+    Operation.answer             context, variables → the answer, byte for byte the executor's
+    Operation.answer_at_once     the same without waiting, of checks that memory answers
+    NotHere                      what the executor has to say: a wrong variable, null where none may
+                                 be, what has to be waited for. Whoever asked then asks it.
 
 The executor is the reference: `tests/properties/test_compiled.py` compares their bytes on random
 documents. Each combination of what `@include` and `@skip` ask for is a plan of its own. A mutation
@@ -19,9 +20,7 @@ No library did this when it was written: graphql-core and Strawberry have no suc
 compiles documents for Node (graphql-jit) or brings an engine of its own (fraiseql) fits neither.
 """
 
-import inspect
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from operator import attrgetter
+from collections.abc import Callable, Container, Coroutine, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from graphql import (
@@ -36,38 +35,35 @@ from graphql import (
     Undefined,
     VariableNode,
     Visitor,
-    get_nullable_type,
-    is_abstract_type,
-    is_enum_type,
-    is_list_type,
+    get_named_type,
     is_non_null_type,
-    is_object_type,
     located_error,
+    print_ast,
     visit,
 )
-from graphql.execution.collect_fields import FragmentDetails, collect_fields, collect_subfields
+from graphql.execution.collect_fields import FragmentDetails, collect_fields
 from graphql.execution.values import VariableValues
 from strawberry import Schema
-from strawberry.types.field import StrawberryField
 
 from entitlements.kernel.errors import Forbidden
-from graphql_schema.coercion import REQUIRED, NotHere, NotHot, arguments_of, variable_of
+from graphql_schema.at_once import LISTED, Checks
+from graphql_schema.coercion import (
+    REQUIRED,
+    NotHere,
+    NotHot,
+    arguments_of,
+    reading_of_items,
+    variable_of,
+)
 from graphql_schema.context import Context
 from graphql_schema.errors import coded
 from graphql_schema.permissions import is_open, keep_refusal, require
-from graphql_schema.remembered import OF_CUSTOMER, Asked, customer, customer_with_counters
+from graphql_schema.remembered import Asked, customer, customer_with_counters
+from graphql_schema.selection import Selection, Show, definition_of
 
 HOT: Final = frozenset({"Query.access", "Query.accessMany", "Query.customer", "Mutation.consume"})
 CONDITIONS_AT_MOST: Final = 4
 """Variables that `@include` and `@skip` ask for: 16 plans of a document at most."""
-
-_FROM_COUNTERS = frozenset({"Entitlement.used", "Entitlement.remaining", "Entitlement.resetsAt"})
-"""Of what has to be waited for these alone are compiled: the counters are read before. Remedies are
-not: the executor would check, and count the denial, once more."""
-
-
-Show = Callable[[Any, Asked], Any]
-"""From what was resolved to what the answer shows of it."""
 
 
 def compile_operation(
@@ -89,29 +85,45 @@ class Operation:
     def __init__(
         self, schema: Schema, document: DocumentNode, operation: OperationDefinitionNode
     ) -> None:
-        self._compiler = _Compiler(schema, document, operation)
-        self._variables = [
-            variable_of(schema, node) for node in operation.variable_definitions or ()
-        ]
+        definitions = operation.variable_definitions or ()
+        self._variables = [variable_of(schema, node) for node in definitions]
+        self._listed = {
+            node.variable.name.value
+            for node in definitions
+            if node.default_value is None and print_ast(node.type) == LISTED
+        }
+        self._compiler = _Compiler(schema, document, operation, self._listed)
         self._conditions = _conditions(document)
         self._plans: dict[tuple[Any, ...], _Plan | None] = {}
         self._plan(dict.fromkeys(self._conditions, True))
 
     async def answer(self, context: Context, given: Mapping[str, Any]) -> dict[str, Any]:
         """`data`, and `errors` where there are any. Raises `NotHere`."""
-        variables = {}
-        for name, coerce, default in self._variables:
-            value = given.get(name, Undefined)
-            if value is not Undefined:
-                variables[name] = coerce(value)
-            elif default is REQUIRED:
-                raise NotHere
-            elif default is not Undefined:
-                variables[name] = default
+        variables = self._coerced(given)
         try:
             return await self._plan(variables).answer(Asked(context, variables))
         except (NotHot, GraphQLError):
             raise NotHere from None
+
+    def answer_at_once(self, context: Context, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The same without waiting, where it is a plain answer from memory. Raises `NotHere`."""
+        variables = self._coerced(given, self._listed)
+        try:
+            return self._plan(variables).answer_at_once(Asked(context, variables))
+        except (NotHot, GraphQLError):
+            raise NotHere from None
+
+    def _coerced(self, given: Mapping[str, Any], as_it_came: Container[str] = ()) -> dict[str, Any]:
+        variables = {}
+        for name, coerce, default in self._variables:
+            value = given.get(name, Undefined)
+            if value is not Undefined:
+                variables[name] = value if name in as_it_came else coerce(value)
+            elif default is REQUIRED:
+                raise NotHere
+            elif default is not Undefined:
+                variables[name] = default
+        return variables
 
     def _plan(self, variables: Mapping[str, Any]) -> "_Plan":
         key = tuple([variables.get(name) for name in self._conditions])
@@ -154,6 +166,7 @@ class _Root(NamedTuple):
     resolve: Callable[[Asked], Coroutine[Any, Any, Any]]
     show: Show
     nullable: bool
+    at_once: Checks | None
 
 
 class _Plan:
@@ -163,6 +176,13 @@ class _Plan:
         self._fields = fields
         self._roots = [field for _, field in fields if isinstance(field, _Root)]
         self._alone = len(self._roots) == 1
+        self._at_once = self._roots[0].at_once if self._alone else None
+
+    def answer_at_once(self, info: Asked) -> dict[str, Any]:
+        if self._at_once is None:  # of several one may be counted before another cannot be answered
+            raise NotHere
+        shown = self._at_once(info)
+        return {"data": {key: f if isinstance(f, str) else shown for key, f in self._fields}}
 
     async def answer(self, info: Asked) -> dict[str, Any]:
         if not self._alone:  # the executor tells, and keeps, what is refused of several
@@ -195,9 +215,14 @@ class _Compiler:
     """Makes plans of one operation."""
 
     def __init__(
-        self, schema: Schema, document: DocumentNode, operation: OperationDefinitionNode
+        self,
+        schema: Schema,
+        document: DocumentNode,
+        operation: OperationDefinitionNode,
+        listed: Container[str],
     ) -> None:
         self._strawberry = schema
+        self._listed = listed
         self._schema = schema._schema
         self._operation = operation
         self._fragments = {
@@ -205,16 +230,15 @@ class _Compiler:
             for d in document.definitions
             if isinstance(d, FragmentDefinitionNode)
         }
-        self._asked = VariableValues({}, {})
-        self._counters_asked = False
+        self._conditions = VariableValues({}, {})
 
     def plan(self, conditions: Mapping[str, Any]) -> _Plan:
         """Raises `NotHot`, or `GraphQLError` for a condition that is none."""
-        self._asked = VariableValues({}, dict(conditions))
+        self._conditions = VariableValues({}, dict(conditions))
         type_: Any = self._schema.get_root_type(self._operation.operation)
         fields: list[tuple[str, _Root | str]] = []
         collected = collect_fields(
-            self._schema, self._fragments, self._asked, type_, self._operation
+            self._schema, self._fragments, self._conditions, type_, self._operation
         )
         for key, details in collected.grouped_field_set.items():
             name = details[0].node.name.value
@@ -230,20 +254,54 @@ class _Compiler:
         if f"{parent.name}.{name}" not in HOT:
             raise NotHot
         field = parent.fields[name]
-        self._counters_asked = False
-        show = self._show(field.type, details)
-        resolve = self._resolver(parent.name, name, field, details)
+        selection = self._selection()
+        show = selection.show(field.type, details)
+        resolve = self._resolver(parent.name, name, field, details, selection)
         nodes = [detail.node for detail in details]
-        return _Root((parent.name, name), nodes, resolve, show, not is_non_null_type(field.type))
+        nullable = not is_non_null_type(field.type)
+        at_once = self._checks(name, field, details) if name in ("access", "accessMany") else None
+        return _Root((parent.name, name), nodes, resolve, show, nullable, at_once)
 
-    def _resolver(self, parent: str, name: str, field: GraphQLField, details: list[Any]) -> Any:
-        definition = _definition(field)
+    def _checks(self, name: str, field: GraphQLField, details: list[Any]) -> Checks | None:
+        """What answers them at once; the checks of `accessMany` have to come in a variable."""
+        definition = definition_of(field)
+        selection = self._selection()
+        show = selection.show(get_named_type(field.type), details)
+        is_plain = selection.is_plain
+        schema, node = self._strawberry, details[0].node
+        if name == "access":
+            arguments = arguments_of(schema, definition, field, node)
+            return Checks(name, arguments, show, is_plain=is_plain)
+        [listed] = [a.value for a in node.arguments if a.name.value == "checks"]
+        if not isinstance(listed, VariableNode) or listed.name.value not in self._listed:
+            return None
+        return Checks(
+            name,
+            arguments_of(schema, definition, field, node, without="checks"),
+            show,
+            is_plain=is_plain,
+            listed=listed.name.value,
+            read=reading_of_items(schema, definition, field, "checks"),
+        )
+
+    def _selection(self) -> Selection:
+        return Selection(self._strawberry, self._fragments, self._operation, self._conditions)
+
+    def _resolver(
+        self,
+        parent: str,
+        name: str,
+        field: GraphQLField,
+        details: list[Any],
+        selection: Selection,
+    ) -> Any:
+        definition = definition_of(field)
         arguments = arguments_of(self._strawberry, definition, field, details[0].node)
         handlers: Any = self._strawberry.schema_converter._get_field_exception_handlers(definition)
         assert definition.base_resolver is not None
         resolver: Any = definition.base_resolver.wrapped_func
         if name == "customer":
-            resolver = customer_with_counters if self._counters_asked else customer
+            resolver = customer_with_counters if selection.counters_asked else customer
 
         async def resolve(info: Asked) -> Any:
             try:
@@ -261,134 +319,3 @@ class _Compiler:
                 raise
 
         return resolve
-
-    # ── fields ───────────────────────────────────────────────────────────────
-
-    def _show(self, type_: Any, details: list[Any]) -> Show:
-        if is_non_null_type(type_):
-            return _never_null(self._show(type_.of_type, details))
-        if is_list_type(type_):
-            item = self._show(type_.of_type, details)
-            return lambda value, info: None if value is None else [item(one, info) for one in value]
-        if is_object_type(type_):
-            return self._object(type_, details)
-        if is_abstract_type(type_):
-            shows: dict[type, Show] = {}
-            for possible in self._schema.get_possible_types(type_):
-                origin = possible.extensions["strawberry-definition"].origin
-                shows[origin] = self._object(possible, details)
-            return lambda value, info: None if value is None else shows[type(value)](value, info)
-        return _leaf_show(type_)
-
-    def _object(self, type_: GraphQLObjectType, details: list[Any]) -> Show:
-        collected = collect_subfields(
-            self._schema, self._fragments, self._asked, self._operation, type_, details
-        )
-        names: dict[str, Any] = {}
-        fields = [
-            f"{key!r}: {self._field(type_, found, names)}"
-            for key, found in collected.grouped_field_set.items()
-        ]
-        # A key is a name of GraphQL's, and the only thing in it that a client wrote.
-        source = f"lambda s, i: None if s is None else {{{', '.join(fields)}}}"
-        show: Show = eval(source, names)  # nosec B307
-        return show
-
-    def _field(self, parent: GraphQLObjectType, details: list[Any], names: dict[str, Any]) -> str:
-        """An expression of what is shown of a source `s`, by `names` of its own."""
-        name = details[0].node.name.value
-        if name == "__typename":
-            return repr(parent.name)
-        type_: Any = parent.fields[name].type
-        number = len(names)
-        read, show = f"read{number}", f"show{number}"
-        names[read], value = self._read(parent, name, details, read)
-        names[show] = self._show(type_, details)
-        shown = f"{show}({value}, i)"
-        plain = _PLAIN.get(getattr(get_nullable_type(type_), "name", ""))
-        if plain is None:
-            return shown
-        return f"(v if type(v := {value}) is {plain.__name__} else {show}(v, i))"
-
-    def _read(
-        self, parent: GraphQLObjectType, name: str, details: list[Any], read: str
-    ) -> tuple[Any, str]:
-        """What reads a field, and how it is called."""
-        field = parent.fields[name]
-        if parent.name == "Customer":
-            if name not in OF_CUSTOMER:
-                raise NotHot
-            return OF_CUSTOMER[name], f"{read}(s)"
-        definition = _definition(field)
-        resolver = definition.base_resolver
-        if resolver is None:
-            return attrgetter(definition.python_name), f"{read}(s)"
-        if definition.extensions or definition.permission_classes:
-            raise NotHot
-        function: Any = resolver.wrapped_func
-        if inspect.iscoroutinefunction(function):
-            function = self._at_once(f"{parent.name}.{name}", function)
-        elif not resolver.arguments and resolver.info_parameter is None:
-            return function, f"{read}(s)"
-        arguments = arguments_of(self._strawberry, definition, field, details[0].node)
-        if resolver.info_parameter is None:
-            return lambda s, i: function(s, **arguments(i.variables)), f"{read}(s, i)"
-        return lambda s, i: function(s, i, **arguments(i.variables)), f"{read}(s, i)"
-
-    def _at_once(self, name: str, function: Any) -> Any:
-        """An async resolver that has nothing to wait for, since what it needs is there."""
-        if name not in _FROM_COUNTERS:
-            raise NotHot
-        self._counters_asked = True
-
-        def read(source: Any, info: Asked, **arguments: Any) -> Any:
-            coroutine = function(source, info, **arguments)
-            try:
-                coroutine.send(None)
-            except StopIteration as done:
-                return done.value
-            coroutine.close()
-            raise NotHere
-
-        return read
-
-
-def _definition(field: GraphQLField) -> StrawberryField:
-    found: StrawberryField = field.extensions["strawberry-definition"]
-    return found
-
-
-def _never_null(show: Show) -> Show:
-    def shown(value: Any, info: Asked) -> Any:
-        found = show(value, info)
-        if found is None:
-            raise NotHere
-        return found
-
-    return shown
-
-
-_PLAIN = {"Boolean": bool, "ID": str, "String": str}
-
-
-def _leaf_show(type_: Any) -> Show:
-    plain, serialize = _PLAIN.get(type_.name), type_.coerce_output_value
-    if is_enum_type(type_):
-        names: dict[Any, Any] = {}
-
-        def name_of(value: Any, _info: Asked) -> Any:
-            if value is not None and value not in names:
-                names[value] = serialize(value)
-            return names.get(value)
-
-        return name_of
-
-    def show(value: Any, _info: Asked) -> Any:
-        if value is None or type(value) is plain:
-            return value
-        found = serialize(value)
-        if found is None or found is Undefined:
-            raise NotHere
-        return found
-
-    return show

@@ -79,7 +79,7 @@ class Access:
             known = await self._snapshots.get(customer_id, min_revision=least)
         metered = _metered(known, checks)
         used = await self._usage_of(known, metered) if metered else {}
-        answers = [_answer(known, check, used.get(check.feature_id, NOT_USED)) for check in checks]
+        answers = [answered(known, check, used.get(check.feature_id, NOT_USED)) for check in checks]
         self._heard(customer_id, answers)
         return answers
 
@@ -104,7 +104,7 @@ class Access:
             catalog_revision=catalog.revision,
             read_at=0,
         )
-        return [_answer(Known(nobody, catalog), check, NOT_USED) for check in checks]
+        return [answered(Known(nobody, catalog), check, NOT_USED) for check in checks]
 
 
 def _metered(known: Known, checks: Sequence[Check]) -> list[Feature]:
@@ -117,7 +117,8 @@ def _metered(known: Known, checks: Sequence[Check]) -> list[Feature]:
     return list(found.values())
 
 
-def _answer(known: Known, check: Check, used: Used) -> Answer:
+def answered(known: Known, check: Check, used: Used) -> Answer:
+    """The answer to one check, with what is used of its feature, if that is METERED."""
     feature = known.catalog.features.get(check.feature_id)
     snapshot = known.snapshot
     decision = decide(

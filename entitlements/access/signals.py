@@ -1,8 +1,9 @@
 """What customers were denied: counted by day, for staff who ask why, and what they may need next.
 
 A denial costs the request that hears it one step of a counter in memory. Every few seconds what was
-counted is added to the database; a process that is killed loses so much of it. Only features and
-customers that are there count, and so many different ones at a time: more are counted as dropped.
+counted is added to the database, and to the metric; a process that is killed loses so much of it.
+In the database only features and customers that are there count, and so many different ones at a
+time: more are counted as dropped.
 """
 
 import asyncio
@@ -35,7 +36,7 @@ DROPPED = Counter(
     "entitlements_denials_dropped_total", "Denials that were not recorded: there were too many."
 )
 
-Key = tuple[str, str, str]
+Key = tuple[str, str, DenialReason]
 """A customer, a feature, a reason."""
 
 
@@ -44,32 +45,34 @@ class Signals:
         self._database = database
         self._clock = clock
         self._counted: dict[Key, int] = {}
+        self._by_reason: dict[DenialReason, int] = dict.fromkeys(DenialReason, 0)
         self._task: asyncio.Task[None] | None = None
 
     def heard(self, customer_id: str, answers: Iterable[Answer]) -> None:
         """Count the denials among some answers about one customer."""
         for answer in answers:
             if answer.decision.reason is not None:
-                self.denied(customer_id, answer.check.feature_id, answer.decision.reason)
+                self.denied((customer_id, answer.check.feature_id, answer.decision.reason))
 
-    def denied(self, customer_id: str, feature_id: str, reason: DenialReason) -> None:
+    def denied(self, key: Key) -> None:
         """Count one denial."""
-        _COUNTED[reason].inc()
-        if reason in _OF_NOBODY:
+        self._by_reason[key[2]] += 1
+        counted = self._counted.get(key)
+        if counted is not None:
+            self._counted[key] = counted + 1
             return
-        key = customer_id, feature_id, str(reason)
-        counted = self._counted.get(key, 0)
-        if not counted and len(self._counted) >= KEPT_AT_ONCE:
-            DROPPED.inc()
-            return
-        self._counted[key] = counted + 1
+        if key[2] not in _OF_NOBODY:
+            if len(self._counted) < KEPT_AT_ONCE:
+                self._counted[key] = 1
+            else:
+                DROPPED.inc()
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._work(), name="signals")
 
     async def _work(self) -> None:
         """Runs for as long as there is something to write."""
         try:
-            while self._counted:
+            while self._counted or any(self._by_reason.values()):
                 await asyncio.sleep(FLUSH_SECONDS)
                 await self.flush()
         finally:
@@ -77,6 +80,9 @@ class Signals:
 
     async def flush(self) -> None:
         """Add what was counted to the database. If that is away, it is kept for the next time."""
+        for reason, count in self._by_reason.items():
+            _COUNTED[reason].inc(count)
+            self._by_reason[reason] = 0
         counted, self._counted = self._counted, {}
         if not counted:
             return
@@ -96,7 +102,7 @@ class Signals:
                 "customer_id": customer_id,
                 "feature_id": feature_id,
                 "day": at.date(),
-                "reason": reason,
+                "reason": reason.value,
                 "count": count,
                 "last_at": at,
             }

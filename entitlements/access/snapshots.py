@@ -16,7 +16,7 @@ import functools
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from prometheus_client import Counter, Gauge
@@ -64,7 +64,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What one customer may do. Without a `state` there is no such customer.
 
     It holds in the catalog of `catalog_revision`, before `holds_until` (None: for good), and was
-    read `read_at`, in monotonic seconds.
+    read `read_at`, in monotonic seconds. `shown` is for whoever answers from it: what was put
+    together once of what follows from it alone.
     """
 
     state: CustomerState | None
@@ -72,6 +73,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     grants: Grants | None
     catalog_revision: int
     read_at: float
+    shown: dict[Any, Any] = msgspec.field(default_factory=dict)
 
     @property
     def revision(self) -> int:

@@ -18,7 +18,7 @@ from entitlements.server import demo as demos
 from entitlements.server.migrations import migrate as run_migrations
 from entitlements.server.migrations import refuse_if_behind
 from entitlements.server.oidc import issuer_of
-from entitlements.server.protocol import PunctualProtocol
+from entitlements.server.protocol import Protocol
 from entitlements.server.tracing import tracing
 from entitlements.services import opened_services
 from entitlements.settings import Settings, load_settings
@@ -106,7 +106,7 @@ def serve(
         port=port,
         workers=workers,
         loop="uvloop",
-        http=PunctualProtocol,
+        http=Protocol,
         log_level="warning",
         access_log=False,
         lifespan="on",

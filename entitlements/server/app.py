@@ -55,6 +55,7 @@ from entitlements.server.portal.routes import (
     SESSION_PATHS,
     Pages,
 )
+from entitlements.server.protocol import FRONT
 from entitlements.server.rates import COUNTED, Rates, address_of
 from entitlements.server.tracing import traced_application
 from entitlements.services import Services, opened_services
@@ -117,7 +118,7 @@ def create_app(open_services: OpenServices, *, inbox_only: bool = True) -> Starl
     """
 
     @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+    async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
         async with open_services() as services:
             app.state.services = services
             _edge(app.state)  # a manifest that cannot be read refuses the start
@@ -125,7 +126,7 @@ def create_app(open_services: OpenServices, *, inbox_only: bool = True) -> Starl
             stop = asyncio.Event()
             worker = asyncio.create_task(work(services, stop, inbox_only=inbox_only))
             try:
-                yield
+                yield {FRONT: _edge(app.state).front}
             finally:
                 stop.set()
                 await worker
@@ -172,6 +173,7 @@ def _when_told_to_stop(state: State, act: Callable[[], None]) -> None:
 
                 waits = number == signal.SIGTERM and not state.stopping
                 state.stopping = True
+                _edge(state).front.close()
                 loop.call_soon_threadsafe(loop.call_later, DRAIN_SECONDS if waits else 0, obey)
 
             signal.signal(number, stop)

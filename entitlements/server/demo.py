@@ -30,7 +30,7 @@ from entitlements.server import keys
 from entitlements.server.app import create_app
 from entitlements.server.migrations import migrate
 from entitlements.server.portal.links import made_link
-from entitlements.server.protocol import PunctualProtocol
+from entitlements.server.protocol import Protocol
 from entitlements.server.tracing import traced_application
 from entitlements.services import Services, opened_services
 from entitlements.settings import Settings, load_settings
@@ -108,7 +108,7 @@ def server_config(
     return uvicorn.Config(
         app,  # type: ignore[arg-type]
         loop="uvloop",
-        http=PunctualProtocol,
+        http=Protocol,
         log_level="warning",
         access_log=False,
         lifespan=lifespan,  # type: ignore[arg-type]

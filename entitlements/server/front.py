@@ -6,6 +6,7 @@ the beginning: that one says what is wrong, and remembers what the next request 
 from. So nothing is decided here that is not decided there, and nothing is said differently.
 """
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 import msgspec
@@ -15,7 +16,7 @@ from entitlements.kernel.clock import monotonic_seconds
 from entitlements.kernel.ids import new_id
 from entitlements.kernel.lru import Lru
 from entitlements.server import metrics
-from entitlements.server.authentication import Authenticator
+from entitlements.server.authentication import Authenticator, Identity
 from entitlements.server.headers import SECURITY_HEADERS
 from entitlements.server.logging import request_id
 from entitlements.server.rates import COUNTED, Rates, address_of
@@ -24,6 +25,7 @@ from graphql_schema.coercion import NotHere
 from graphql_schema.compiled import Operation, compile_operation
 from graphql_schema.context import Context
 from graphql_schema.documents import CHARACTERS_REMEMBERED_AT_MOST, Documents, Prepared
+from graphql_schema.permissions import Role
 from graphql_schema.schema import schema
 
 ACCEPTS_AT_MOST: Final = 100
@@ -32,6 +34,10 @@ ACCEPTS_AT_MOST: Final = 100
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 _MISSING: Any = object()
+_SECURITY_HEADERS = b"".join(b"%b: %b\r\n" % header for header in SECURITY_HEADERS)
+
+Headers = Iterable[tuple[bytes, bytes]]
+"""Of a request, their names in lower case."""
 
 
 class Front:
@@ -48,33 +54,83 @@ class Front:
         self._authenticator = authenticator
         self._documents = documents
         self._rates = rates
-        self._bytes_at_most = services.settings.request_bytes_at_most
+        self.bytes_at_most = services.settings.request_bytes_at_most
         self._media_types: Lru[bytes, bytes] = Lru(ACCEPTS_AT_MOST)
+        self._is_closed = False
 
     def prefers(self, accept: bytes, media_type: str) -> None:
         """An ordinary request had this `Accept`, and was answered in this media type."""
         self._media_types[accept] = media_type.encode()
 
-    async def answer(self, scope: Scope, receive: Receive, send: Send) -> Receive | None:
-        """Answer, or say what the ordinary way has to receive."""
+    def close(self) -> None:
+        """From now on nothing is answered at once: answers have to say that they are the last."""
+        self._is_closed = True
+
+    def answer_at_once(self, headers: Headers, body: bytes | bytearray) -> bytes | None:
+        """An answer from memory, from its first header on; None: the application has to answer.
+
+        Its address counts for a publishable key, and its origin for a page: these go on, too.
+        """
+        found = None if self._is_closed else self._client(headers)
+        if found is None:
+            return None
+        identity, media_type, is_page = found
+        principal = identity.principal
+        if is_page or principal.role is Role.PUBLISHABLE:
+            return None
+        asked = self._asked(body)
+        if asked is None:
+            return None
+        prepared, name, operation, variables = asked
+        if not self._documents.are_open_to(principal, prepared):
+            return None
+        started_at = monotonic_seconds()
+        id = new_id("req")
+        context = Context(self._services, principal, id, documents=self._documents)
+        try:
+            answer = _encode(operation.answer_at_once(context, variables))
+        except NotHere:
+            return None
+        if self._rates.wait_seconds(principal, ""):
+            return None
+        seconds = monotonic_seconds() - started_at
+        metrics.answered(prepared, name, principal, metrics.OK, seconds)
+        return b"content-type: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b\r\n%b" % (
+            media_type,
+            len(answer),
+            id.encode(),
+            _SECURITY_HEADERS,
+            answer,
+        )
+
+    def _client(self, headers: Headers) -> tuple[Identity, bytes, bool] | None:
+        """Who asks, in what media type the answer is wanted, and whether a page asks."""
         bearer = content_type = None
-        accept = b""
-        for name, value in scope["headers"]:
+        accept, is_page = b"", False
+        for name, value in headers:
             if name == b"authorization" and bearer is None:
                 bearer = value
             elif name == b"content-type" and content_type is None:
                 content_type = value
             elif name == b"accept" and not accept:
                 accept = value
+            elif name == b"origin":
+                is_page = True
         media_type = self._media_types.get(accept)
         if content_type != b"application/json" or bearer is None or media_type is None:
-            return receive
+            return None
         identity = self._authenticator.remembered(bearer)
-        if identity is None:
+        return None if identity is None else (identity, media_type, is_page)
+
+    async def answer(self, scope: Scope, receive: Receive, send: Send) -> Receive | None:
+        """Answer, or say what the ordinary way has to receive."""
+        client = self._client(scope["headers"])
+        if client is None:
             return receive
+        identity, media_type, _ = client
         messages = [await receive()]
         body: bytes = messages[0].get("body", b"")
-        while messages[-1].get("more_body") and len(body) <= self._bytes_at_most:
+        while messages[-1].get("more_body") and len(body) <= self.bytes_at_most:
             messages.append(await receive())
             body += messages[-1].get("body", b"")
         found = self._asked(body)
@@ -115,9 +171,11 @@ class Front:
         await send({"type": "http.response.body", "body": answer})
         return None
 
-    def _asked(self, body: bytes) -> tuple[Prepared, str | None, Operation, dict[str, Any]] | None:
+    def _asked(
+        self, body: bytes | bytearray
+    ) -> tuple[Prepared, str | None, Operation, dict[str, Any]] | None:
         """The operation that a body asks for, if it is a hot one, and its variables."""
-        if len(body) > self._bytes_at_most:
+        if len(body) > self.bytes_at_most:
             return None
         if b"\\u" in body or not body.isascii():  # half surrogates, NUL, what is not UTF-8
             return None

@@ -1,18 +1,15 @@
 """The API over TCP, for what a test transport cannot do: WebSockets and streams."""
 
-import asyncio
 import shutil
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from entitlements.server.app import create_app
-from entitlements.server.demo import Server, listen, server_config
 from entitlements.services import Services
 from tests.api import Api
+from tests.serving import serving
 
 
 @pytest.fixture
@@ -28,18 +25,5 @@ async def url(services: Services, api: Api, example: Any) -> AsyncIterator[str]:
     await api.create_customer("acme")
     await api.change("start", customerId="acme", planId="starter")
 
-    @asynccontextmanager
-    async def already_open() -> AsyncIterator[Services]:
-        yield services
-
-    app = create_app(already_open)
-    app.state.services = services
-    bound = listen("127.0.0.1", 0)
-    server = Server(server_config(app, lifespan="off"))
-    task = asyncio.create_task(server.serve(sockets=[bound]))
-    while not server.started:
-        await asyncio.sleep(0.01)
-    yield f"127.0.0.1:{bound.getsockname()[1]}"
-    services.streams.close()
-    server.should_exit = True
-    await asyncio.wait_for(task, 10)
+    async with serving(services) as url:
+        yield url
