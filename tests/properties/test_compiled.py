@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
+import httpx
 import pytest
 from graphql import (
     GraphQLObjectType,
@@ -15,11 +17,14 @@ from graphql import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from entitlements.server.front import Front
+from entitlements.services import Services
 from graphql_schema.compiled import compile_operation
 from graphql_schema.documents import DEFAULT_LIMITS, prepare
 from graphql_schema.schema import schema
 from tests.api import Api
 from tests.conftest import on_sqlite
+from tests.serving import serving
 
 TYPES = schema._schema.type_map
 ROOTS = {
@@ -56,6 +61,20 @@ _CHECKS = st.lists(
     min_size=1,
     max_size=3,
 )
+_PLAIN_CHECKS = st.lists(
+    st.sampled_from(
+        (
+            {"featureId": "sso"},
+            {"featureId": "dashboards", "quantity": "2"},
+            {"featureId": "support-channel"},
+            {"featureId": "support-channel", "atLeast": "chat"},
+            {"featureId": "support-hours", "atLeast": "3"},
+        )
+    ),
+    min_size=1,
+    max_size=3,
+)
+"""Those that memory answers."""
 NOT_THE_SAME_TWICE = {"offerToken"}
 
 
@@ -68,12 +87,15 @@ class Drawn:
         self.variables: dict[str, Any] = {}
         self._declared: list[str] = []
         self._fragments: list[str] = []
+        self._is_plain = self.operation == "query" and draw(st.booleans())
         root = TYPES["Query" if self.operation == "query" else "Mutation"]
         assert isinstance(root, GraphQLObjectType)
         count = draw(st.sampled_from((1, 1, 1, 2)))
-        fields = [
-            self._field(root, draw(st.sampled_from(ROOTS[self.operation]))) for _ in range(count)
-        ]
+        if self._is_plain:
+            fields = [self._plain_field()]
+        else:
+            roots = ROOTS[self.operation]
+            fields = [self._field(root, draw(st.sampled_from(roots))) for _ in range(count)]
         if self._rarely():
             fields.insert(0, "__typename")
         body = " ".join(fields)
@@ -82,6 +104,17 @@ class Drawn:
 
     def _rarely(self) -> bool:
         return bool(self._draw(st.integers(0, 11)) == 7)
+
+    def _plain_field(self) -> str:
+        """Checks that memory answers, and nothing of them that has to be waited for."""
+        below = self._selection(TYPES["AccessDecision"], 1)
+        checks = self._draw(_PLAIN_CHECKS)
+        if self._draw(st.booleans()):
+            self._declared.append("$checks: [AccessInput!]!")
+            self.variables["checks"] = checks
+            return f'accessMany(customerId: "acme", checks: $checks){below}'
+        arguments = _literal(checks[0])[1:-1]
+        return f'access(customerId: "acme", {arguments}){below}'
 
     def _field(self, parent: GraphQLObjectType, name: str, depth: int = 0) -> str:
         field = parent.fields[name]
@@ -141,6 +174,7 @@ class Drawn:
             name
             for name, field in type_.fields.items()
             if name not in NOT_THE_SAME_TWICE
+            and not (self._is_plain and name == "unlocks")
             and (depth < 3 or is_leaf_type(get_named_type(field.type)))
             and (type_.name != "Customer" or name in ("id", "revision", "entitlements", "name"))
         ]
@@ -184,7 +218,17 @@ async def bytes_of(api: Api, body: dict[str, Any], *, compiled: bool) -> tuple[i
 
 
 @pytest.fixture
-async def bearers(api: Api, example: Any) -> list[tuple[Api, Api]]:
+async def over_tcp(services: Services) -> AsyncIterator[httpx.AsyncClient]:
+    """Where a connection may answer by itself, before the application."""
+    async with (
+        serving(services) as address,
+        httpx.AsyncClient(base_url=f"http://{address}") as client,
+    ):
+        yield client
+
+
+@pytest.fixture
+async def bearers(api: Api, example: Any, over_tcp: httpx.AsyncClient) -> list[tuple[Api, Api]]:
     """Who may all of it, who may read, who may count: of a customer and of their twin."""
     for id in ("acme", "twin"):
         await api.create_customer(id)
@@ -195,16 +239,29 @@ async def bearers(api: Api, example: Any) -> list[tuple[Api, Api]]:
     for pair in pairs:
         for each in pair:  # remembered from now on, also how it is to be answered
             await each.send("{ viewer { role } }")
+            await Api(over_tcp, each.bearer).send("{ viewer { role } }")
     return pairs
 
 
 @on_sqlite
 async def test_what_is_compiled_answers_as_the_executor_does(
-    bearers: list[tuple[Api, Api]], request: pytest.FixtureRequest
+    bearers: list[tuple[Api, Api]],
+    over_tcp: httpx.AsyncClient,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     loop = asyncio.get_running_loop()
     soak = request.config.getoption("--soak")
-    compiled = 0
+    compiled = at_once = 0
+    answer_at_once = Front.answer_at_once
+
+    def counted(*given: Any) -> bytes | None:
+        nonlocal at_once
+        answer = answer_at_once(*given)
+        at_once += answer is not None
+        return answer
+
+    monkeypatch.setattr(Front, "answer_at_once", counted)
 
     async def compared(one: Drawn, pair: tuple[Api, Api]) -> None:
         nonlocal compiled
@@ -212,7 +269,7 @@ async def test_what_is_compiled_answers_as_the_executor_does(
         twins = body
         if one.operation == "mutation":  # each counts for itself
             twins = json.loads(json.dumps(body).replace("acme", "twin"))
-        told = await bytes_of(pair[0], body, compiled=True)
+        told = await bytes_of(Api(over_tcp, pair[0].bearer), body, compiled=True)
         expected = await bytes_of(pair[1 if twins is not body else 0], twins, compiled=False)
         assert told == expected, one.text
         prepared = prepare(schema._schema, one.text, DEFAULT_LIMITS)
@@ -226,3 +283,4 @@ async def test_what_is_compiled_answers_as_the_executor_does(
 
     await asyncio.to_thread(compare)
     assert compiled > 20
+    assert at_once > 20
