@@ -8,11 +8,12 @@ last known goes on answering, and says since when it is unsure.
 
     unknown customers    kept apart, so that asking for many of them drops nobody who is there
     one load at a time   whoever asks meanwhile waits for the same one, unless a change came since
+    reads together       who is asked for while others are read is read in the same statements
 """
 
 import asyncio
 import contextlib
-import functools
+import itertools
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -20,7 +21,7 @@ from typing import Any, Final
 
 import msgspec
 from prometheus_client import Counter, Gauge
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 
 from entitlements.catalog.model import Catalog
 from entitlements.catalog.service import CATALOG_CHANNEL, CatalogService
@@ -33,11 +34,17 @@ from entitlements.storage.feed import ChangeFeed
 from entitlements.storage.patience import Patience
 from entitlements.storage.unit_of_work import Database
 from entitlements.subscriptions.holdings import grants_of
-from entitlements.subscriptions.records import load_state
+from entitlements.subscriptions.records import load_states
 from entitlements.subscriptions.state import CustomerState
 from entitlements.subscriptions.tables import CUSTOMER_CHANNEL, CustomerRow, announced_revision
 
 UNKNOWN_AT_MOST: Final = 1_000
+READ_AT_ONCE: Final = 200
+"""How many customers are read in the same statements."""
+
+READERS_AT_MOST: Final = 4
+"""How many such reads are under way at a time."""
+
 CHECKED_AT_ONCE: Final = 1_000
 """How many remembered revisions one statement compares with the database's."""
 
@@ -58,6 +65,9 @@ _staleness = Gauge(
     "entitlements_snapshot_staleness_seconds",
     "Since when the customers in memory are only known by what was announced",
 )
+
+
+_CUSTOMERS = select(CustomerRow).where(CustomerRow.id.in_(bindparam("ids", expanding=True)))
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -93,10 +103,11 @@ class Known(msgspec.Struct, frozen=True, gc=False):
 
 
 class _Load:
-    """A read under way; what it finds is kept only if it is no older than `at_least`."""
+    """A read that is due or under way; what it finds is kept only if no older than `at_least`."""
 
-    def __init__(self, task: "asyncio.Task[Snapshot]") -> None:
-        self.task = task
+    def __init__(self) -> None:
+        self.found: asyncio.Future[Snapshot] = asyncio.get_running_loop().create_future()
+        self.has_begun = False
         self.at_least: float = 0
 
 
@@ -117,6 +128,8 @@ class Snapshots:
         self._kept: Lru[str, Snapshot] = Lru(at_most)
         self._unknown: Lru[str, Snapshot] = Lru(UNKNOWN_AT_MOST)
         self._loads: dict[str, _Load] = {}
+        self._wanted: dict[str, _Load] = {}
+        self._readers: set[asyncio.Task[None]] = set()
         self._watching: dict[str, set[asyncio.Event]] = {}
         self._sure_at = float("-inf")
         self._patience = Patience()
@@ -267,27 +280,51 @@ class Snapshots:
     async def _load(self, customer_id: str) -> Snapshot:
         """Read a customer, together with whoever asks for the same one now."""
         load = self._loads.get(customer_id)
-        if load is None or load.at_least:
-            load = _Load(asyncio.create_task(self._read(customer_id)))
-            self._loads[customer_id] = load
-            load.task.add_done_callback(functools.partial(self._keep, customer_id, load))
-        return await asyncio.shield(load.task)
+        if load is None or (load.has_begun and load.at_least):
+            load = self._loads[customer_id] = self._wanted[customer_id] = _Load()
+            if len(self._readers) < READERS_AT_MOST:
+                reader = asyncio.create_task(self._read_wanted())
+                self._readers.add(reader)
+                reader.add_done_callback(self._readers.discard)
+        return await asyncio.shield(load.found)
 
-    async def _read(self, customer_id: str) -> Snapshot:
+    async def _read_wanted(self) -> None:
+        while self._wanted:
+            loads = dict(itertools.islice(self._wanted.items(), READ_AT_ONCE))
+            for customer_id, load in loads.items():
+                load.has_begun = True
+                del self._wanted[customer_id]
+            try:
+                found = await self._read(list(loads))
+            except Exception as error:
+                for customer_id, load in loads.items():
+                    self._done(customer_id, load)
+                    load.found.set_exception(error)
+                    load.found.exception()  # whoever wanted it may be gone
+            else:
+                for customer_id, load in loads.items():
+                    self._done(customer_id, load)
+                    self._keep(customer_id, load, found[customer_id])
+                    load.found.set_result(found[customer_id])
+
+    async def _read(self, customer_ids: list[str]) -> dict[str, Snapshot]:
         read_at = monotonic_seconds()
         catalog = await self._catalog()
         async with self._database.read() as session:
-            row = await session.get(CustomerRow, customer_id)
-            state = await load_state(session, row) if row is not None else None
-        generation = row.token_generation if row is not None else 0
-        return _snapshot(catalog, state, generation, self._clock.now(), read_at)
+            rows = (await session.scalars(_CUSTOMERS, {"ids": customer_ids})).all()
+            states = await load_states(session, rows) if rows else {}
+        generations = {row.id: row.token_generation for row in rows}
+        now = self._clock.now()
+        return {
+            id: _snapshot(catalog, states.get(id), generations.get(id, 0), now, read_at)
+            for id in customer_ids
+        }
 
-    def _keep(self, customer_id: str, load: _Load, _done: object) -> None:
+    def _done(self, customer_id: str, load: _Load) -> None:
         if self._loads.get(customer_id) is load:
             del self._loads[customer_id]
-        if load.task.cancelled() or load.task.exception() is not None:
-            return
-        snapshot = load.task.result()
+
+    def _keep(self, customer_id: str, load: _Load, snapshot: Snapshot) -> None:
         kept = self._kept.peek(customer_id)
         if snapshot.revision < load.at_least or (kept and kept.revision > snapshot.revision):
             return

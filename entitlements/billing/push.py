@@ -420,7 +420,7 @@ class CatalogPush:
     async def _held(self) -> set[str]:
         """Every version that a live subscription holds, that is tried, or that an unsettled change
         comes to."""
-        async with self._database.read() as session:
+        async with self._database.read(streaming=True) as session:
             items = await session.execute(
                 select(SubscriptionItemRow.package_id, SubscriptionItemRow.version)
                 .join(SubscriptionRow, SubscriptionRow.id == SubscriptionItemRow.subscription_id)

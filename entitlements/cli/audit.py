@@ -46,7 +46,7 @@ def audit_verify(
         kept = _kept(seal)
 
     async def verify(services: Services) -> seals.Verification:
-        async with services.database.read() as session:
+        async with services.database.read(streaming=True) as session:
             total = await ledger.count(session, AuditFilter(stream=stream))
             if stream is not None and not total:
                 raise ValidationFailed.of("stream", "UNKNOWN", f"there is no stream {stream!r}")
@@ -124,7 +124,7 @@ def audit_export(
     )
 
     async def export(services: Services) -> None:
-        async with services.database.read() as session:
+        async with services.database.read(streaming=True) as session:
             total = await ledger.count(session, filter)
             with (
                 rows.written(output, format, _COLUMNS) as write,

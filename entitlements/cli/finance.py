@@ -68,7 +68,7 @@ def finance_export(
         period = checked_period(instant(from_), instant(to), currency)
 
     async def export(services: Services) -> None:
-        async with services.database.read() as session:
+        async with services.database.read(streaming=True) as session:
             with rows.written(output, format, _COLUMNS[what]) as write:
                 match what:
                     case What.MRR:

@@ -17,6 +17,10 @@ WRITE = {"sqlite_begin": "IMMEDIATE"}
 """Execution options of a transaction that writes: takes SQLite's one write lock at its start."""
 
 
+READ = {"isolation_level": "AUTOCOMMIT"}
+"""Those of reading on PostgreSQL, see `Database.read`."""
+
+
 def is_unreachable(error: BaseException | None) -> bool:
     """Whether an error says that the database cannot be asked now."""
     if isinstance(error, exc.DBAPIError):
@@ -41,16 +45,17 @@ def create_engine(url: str) -> AsyncEngine:
     """
     backend = make_url(url).drivername
     if backend == "postgresql+asyncpg":
-        return create_async_engine(
+        engine = create_async_engine(
             url,
             pool_size=20,
             max_overflow=20,
-            pool_pre_ping=True,
             hide_parameters=True,
             json_serializer=_dumps,
             json_deserializer=msgspec.json.decode,
             connect_args={"server_settings": {"timezone": "UTC", "lock_timeout": "15000"}},
         )
+        event.listen(engine.sync_engine, "checkout", _refuse_closed)
+        return engine
     if backend != "sqlite+aiosqlite":
         raise ValidationFailed.of(
             "ENTITLEMENTS_DATABASE_URL",
@@ -68,6 +73,13 @@ def create_engine(url: str) -> AsyncEngine:
     event.listen(engine.sync_engine, "connect", _configure_sqlite)
     event.listen(engine.sync_engine, "begin", _begin_sqlite)
     return engine
+
+
+def _refuse_closed(connection: Any, _record: Any, _proxy: Any) -> None:
+    """A connection that the server has closed is replaced. The driver knows: asking costs nothing,
+    while a ping (`pool_pre_ping`) costs three round trips each time."""
+    if connection.driver_connection.is_closed():
+        raise exc.DisconnectionError
 
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:

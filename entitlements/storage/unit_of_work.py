@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from entitlements.storage.announcing import announced
-from entitlements.storage.engine import WRITE
+from entitlements.storage.engine import READ, WRITE
 
 
 class Database:
@@ -17,6 +17,7 @@ class Database:
     def __init__(self, engine: AsyncEngine) -> None:
         self.engine = engine
         self._writing = engine.execution_options(**WRITE)
+        self._reading = engine.execution_options(**READ) if self.is_postgresql else engine
         self.committed: list[Callable[[str, str], None]] = []
         self.completing: list[Callable[[AsyncSession], Awaitable[None]]] = []
         # SQLite has one writer: within a process its turn is a queue, not a race of time-outs.
@@ -42,9 +43,14 @@ class Database:
                     told(channel, key)
 
     @asynccontextmanager
-    async def read(self) -> AsyncIterator[AsyncSession]:
-        """A transaction for reading: one snapshot on SQLite, read committed on PostgreSQL."""
-        async with AsyncSession(self.engine, expire_on_commit=False) as session, session.begin():
+    async def read(self, *, streaming: bool = False) -> AsyncIterator[AsyncSession]:
+        """For reading: one snapshot on SQLite, on PostgreSQL what is committed at each statement.
+
+        So there is no transaction on PostgreSQL, which would cost two round trips and promise no
+        more, but where rows are streamed: a cursor lives in one.
+        """
+        engine = self.engine if streaming else self._reading
+        async with AsyncSession(engine, expire_on_commit=False) as session, session.begin():
             yield session
 
     @property

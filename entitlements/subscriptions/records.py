@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 
 import msgspec
-from sqlalchemy import ColumnElement, delete, exists, select, update
+from sqlalchemy import BindParameter, ColumnElement, bindparam, delete, exists, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from entitlements.audit import ledger
@@ -122,25 +122,33 @@ async def lock_free(session: AsyncSession, customer_ids: Collection[str]) -> Seq
     return (await session.scalars(query.with_for_update(skip_locked=True))).all()
 
 
+_IDS: BindParameter[list[str]] = bindparam("ids", expanding=True)
+_SUBSCRIPTIONS = (
+    select(SubscriptionRow)
+    .where(SubscriptionRow.customer_id.in_(_IDS))
+    .order_by(SubscriptionRow.id)
+)
+_ITEMS = (
+    select(SubscriptionItemRow)
+    .where(SubscriptionItemRow.subscription_id.in_(_IDS))
+    .order_by(SubscriptionItemRow.id)
+)
+_OVERRIDES = select(OverrideRow).where(OverrideRow.customer_id.in_(_IDS)).order_by(OverrideRow.id)
+_TRIALS = select(TrialRow).where(TrialRow.customer_id.in_(_IDS)).order_by(TrialRow.id)
+"""Made once: to make them costs as much as to ask them."""
+
+
 async def load_states(
     session: AsyncSession, customers: Iterable[CustomerRow]
 ) -> dict[str, CustomerState]:
     """The states of some customers, in five statements at most however many they are."""
     rows = {row.id: row for row in customers}
-    subscriptions = (
-        await session.scalars(
-            select(SubscriptionRow)
-            .where(SubscriptionRow.customer_id.in_(rows))
-            .order_by(SubscriptionRow.id)
-        )
-    ).all()
+    ids = {"ids": list(rows)}
+    subscriptions = (await session.scalars(_SUBSCRIPTIONS, ids)).all()
     items: dict[str, list[Item]] = {row.id: [] for row in subscriptions}
-    for row in await session.scalars(
-        select(SubscriptionItemRow)
-        .where(SubscriptionItemRow.subscription_id.in_(items))
-        .order_by(SubscriptionItemRow.id)
-    ):
-        items[row.subscription_id].append(item_of(row))
+    if items:
+        for row in await session.scalars(_ITEMS, {"ids": list(items)}):
+            items[row.subscription_id].append(item_of(row))
     queues = await _queues(session, [s.id for s in subscriptions if s.future_generation])
     held: dict[str, list[Subscription]] = {customer_id: [] for customer_id in rows}
     for subscription in subscriptions:
@@ -148,14 +156,10 @@ async def load_states(
         state = held_of(subscription, tuple(items[subscription.id]), queue)
         held[subscription.customer_id].append(state)
     overrides: dict[str, list[Override]] = {customer_id: [] for customer_id in rows}
-    for override in await session.scalars(
-        select(OverrideRow).where(OverrideRow.customer_id.in_(rows)).order_by(OverrideRow.id)
-    ):
+    for override in await session.scalars(_OVERRIDES, ids):
         overrides[override.customer_id].append(override_of(override))
     trials: dict[str, list[Trial]] = {customer_id: [] for customer_id in rows}
-    for trial in await session.scalars(
-        select(TrialRow).where(TrialRow.customer_id.in_(rows)).order_by(TrialRow.id)
-    ):
+    for trial in await session.scalars(_TRIALS, ids):
         trials[trial.customer_id].append(_trial(trial))
     return {
         row.id: CustomerState(

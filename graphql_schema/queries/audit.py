@@ -49,7 +49,7 @@ class AuditQueries:
         stream: Annotated[str | None, strawberry.argument(description="Only this chain.")] = None,
     ) -> AuditVerification:
         services = info.context.services
-        async with services.database.read() as session:
+        async with services.database.read(streaming=True) as session:
             found = await seals.verify(session, services.signer, stream)
         return AuditVerification(
             ok=found.ok,

@@ -47,7 +47,7 @@ class FinanceQueries:
         self, info: Info, from_: From, to: To, currency: Currency
     ) -> MrrMovements:
         period = checked_period(from_, to, currency)
-        async with info.context.services.database.read() as session:
+        async with info.context.services.database.read(streaming=True) as session:
             found = await mrr_movements(session, period, currency)
         return MrrMovements.of(period, currency, found)
 
@@ -63,7 +63,7 @@ class FinanceQueries:
         by: Annotated[MrrDimension, strawberry.argument(description="What they are grouped by.")],
     ) -> list[MrrMovementsGroup]:
         period = checked_period(from_, to, currency)
-        async with info.context.services.database.read() as session:
+        async with info.context.services.database.read(streaming=True) as session:
             found = await mrr_movements_by(session, period, currency, by)
         return [MrrMovementsGroup.of(currency, group) for group in found]
 
@@ -82,7 +82,7 @@ class FinanceQueries:
         services = info.context.services
         history = await services.catalog.history_of(package_id)
         catalog = await services.catalog.latest()
-        async with services.database.read() as session:
+        async with services.database.read(streaming=True) as session:
             found = await standing(session, catalog, package_id)
         return [
             PriceHistoryEntry.of(info.context, catalog, sold, found.get(sold.package.version))
@@ -108,7 +108,7 @@ class FinanceQueries:
         ] = None,
     ) -> ChargeExplanation | None:
         catalog = await info.context.catalog()
-        async with info.context.services.database.read() as session:
+        async with info.context.services.database.read(streaming=True) as session:
             if change_id is not None and invoice_id is None:
                 found = await explain_of_change(session, catalog, change_id, line)
             elif invoice_id is not None and change_id is None:

@@ -112,7 +112,7 @@ async def verified_per_second(services: Services) -> float:
             await session.execute(insert(AuditEntryRow), rows)
 
     async def verify() -> None:
-        async with services.database.read() as session:
+        async with services.database.read(streaming=True) as session:
             found = await seals.verify(session, services.signer)
         assert found.ok
         assert found.entries >= ENTRIES

@@ -60,7 +60,7 @@ async def tamper(database: Database, *statements: str) -> None:
 async def verify(
     database: Database, signer: Signer = SIGNER, kept: tuple[Seal, ...] = ()
 ) -> Verification:
-    async with database.read() as session:
+    async with database.read(streaming=True) as session:
         return await seals.verify(session, signer, kept=kept)
 
 

@@ -118,7 +118,7 @@ async def test_every_mutation_leaves_an_entry_in_the_ledger(
     mutations = schema._schema.get_type("Mutation")
     assert isinstance(mutations, GraphQLObjectType)
     assert do.done | finance.done == set(mutations.fields) - WRITES_NOTHING - COUNTED
-    async with services.database.read() as session:
+    async with services.database.read(streaming=True) as session:
         assert (await seals.verify(session, services.signer)).ok
 
 

@@ -93,7 +93,7 @@ async def test_what_the_ledger_says_of_the_mrr_is_taken_over(database_url: str) 
     while await _has_table(engine, "mrr_movement"):
         await migrate(engine, mode="sandbox", revision="-1")
     await migrate(engine, mode="sandbox")
-    async with database.read() as session:
+    async with database.read(streaming=True) as session:
         period = Period(BEGIN, BEGIN + timedelta(days=9))
         found = await mrr_movements(session, period, "usd")
     await engine.dispose()

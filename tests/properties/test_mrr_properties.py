@@ -89,7 +89,7 @@ async def recorded(
             at = BEGIN + timedelta(days=step.day)
             await session.flush()
             await record_movements(session, state, step.held, at)
-    async with database.read() as session:
+    async with database.read(streaming=True) as session:
         whole = await mrr_movements(session, period, "usd")
         groups = {
             by: [g.movements for g in await mrr_movements_by(session, period, "usd", by)]

@@ -81,7 +81,7 @@ async def test_an_erased_customer_is_in_no_table_and_the_ledger_is_whole(
     customer, cards = await at_provider(sandbox_url)
     assert (customer["name"], customer["email"], cards) == (None, None, [])
     assert (await token.send("{ viewer { role } }")).status_code == 401
-    async with services.database.read() as session:
+    async with services.database.read(streaming=True) as session:
         assert (await seals.verify(session, services.signer)).ok
     told = [e for e in await api.audit(stream="customer:acme") if "erased" in e["action"]]
     assert [e["action"] for e in told] == ["customer.erased_at_provider", "customer.erased"]

@@ -330,7 +330,7 @@ async def test_each_mishap_is_found_and_mended_once_and_what_would_charge_is_lef
         LEFT_TO_PEOPLE
     )
     assert await _taken(there) == charged
-    async with services.database.read() as session:
+    async with services.database.read(streaming=True) as session:
         assert (await seals.verify(session, services.signer)).ok
         entries = await ledger.entries(
             session, ledger.AuditFilter(action="reconciliation.repaired"), first=200, after=None
