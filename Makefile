@@ -30,6 +30,7 @@ bench: .venv/dev ## Measure, and print tables; some minutes
 	PYTHONPATH=. $(BIN)/python tests/bench/bench_migrations.py
 	PYTHONPATH=. $(BIN)/python tests/bench/bench_access.py
 	PYTHONPATH=. $(BIN)/python tests/bench/bench_consume.py
+	PYTHONPATH=. $(BIN)/python tests/bench/bench_mixed.py
 	PYTHONPATH=. $(BIN)/python tests/bench/bench_finance.py
 
 check: .venv/dev ## Lint, types, the house's import rules, the lock
