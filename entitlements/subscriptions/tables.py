@@ -128,6 +128,8 @@ class ChangeRow(Base):
         Index(None, "status", "created_at"),
         Index(None, "status", "effective_at"),
         Index(None, "customer_id", "id"),
+        Index(None, "customer_id", "status", "effective_at"),
+        Index(None, "subscription_id", "status"),
         Index(None, "migration_id", "status"),
     )
 
