@@ -10,7 +10,7 @@ WORKERS = $(shell $(PYTHON) -c 'import os; print(2 * os.cpu_count())')
 export PYTHONDONTWRITEBYTECODE :=
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: .venv/run ## Serve the demo on 127.0.0.1:8000, its data in ./var
 	@exec $(BIN)/entitlements demo --port $(PORT)
@@ -32,6 +32,9 @@ bench: .venv/dev ## Measure, and print tables; some minutes
 	PYTHONPATH=. $(BIN)/python tests/bench/bench_consume.py
 	PYTHONPATH=. $(BIN)/python tests/bench/bench_mixed.py
 	PYTHONPATH=. $(BIN)/python tests/bench/bench_finance.py
+
+lighthouse: .venv/dev ## What Lighthouse says of the portal and the console; some minutes
+	PYTHONPATH=. $(BIN)/python tests/portal/lighthouse/scores.py
 
 check: .venv/dev ## Lint, types, the house's import rules, the lock
 	$(BIN)/ruff check .
@@ -73,4 +76,4 @@ clean: ## Remove what was installed and built; the demo's data in ./var stays
 	$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@touch $@
 
-.PHONY: help run test soak audit bench check lock schema node wheel clean
+.PHONY: help run test soak audit bench lighthouse check lock schema node wheel clean

@@ -24,7 +24,7 @@ AXE = Path(__file__).parent.parent / "node" / "node_modules" / "axe-core" / "axe
 ARTIFACTS = Path(__file__).parent / "artifacts"
 PHONE = {"width": 390, "height": 844}
 DESK = {"width": 1280, "height": 800}
-_FLAGS = (
+FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync "
     "--disable-background-networking --disable-component-update"
 ).split()
@@ -71,7 +71,7 @@ async def origin(services: Services, api: Api, example: Any) -> AsyncIterator[st
 @pytest.fixture
 async def browser() -> AsyncIterator[Browser]:
     async with async_playwright() as playwright:
-        launched = await playwright.chromium.launch(executable_path=CHROMIUM, args=_FLAGS)
+        launched = await playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield launched
         await launched.close()
 
