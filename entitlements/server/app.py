@@ -43,7 +43,7 @@ from entitlements.kernel.ids import new_id
 from entitlements.server import answers, metrics
 from entitlements.server.answers import JSON_TYPE
 from entitlements.server.authentication import Authenticator
-from entitlements.server.front import Front
+from entitlements.server.front import FRONT, Front
 from entitlements.server.headers import secured, shared
 from entitlements.server.logging import configure_logging, request_id
 from entitlements.server.migrations import is_at_head
@@ -55,7 +55,6 @@ from entitlements.server.portal.routes import (
     SESSION_PATHS,
     Pages,
 )
-from entitlements.server.protocol import FRONT
 from entitlements.server.rates import COUNTED, Rates, address_of
 from entitlements.server.tracing import traced_application
 from entitlements.services import Services, opened_services

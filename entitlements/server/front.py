@@ -28,6 +28,9 @@ from graphql_schema.documents import CHARACTERS_REMEMBERED_AT_MOST, Documents, P
 from graphql_schema.permissions import Role
 from graphql_schema.schema import schema
 
+FRONT: Final = "front"
+"""How the state of a lifespan calls the application's `Front`: there connections find it."""
+
 ACCEPTS_AT_MOST: Final = 100
 """How many different `Accept` headers are remembered."""
 

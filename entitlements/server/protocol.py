@@ -10,13 +10,10 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from entitlements.server.front import Front
+from entitlements.server.front import FRONT, Front
 
 REQUEST_SECONDS = 20.0
 """Within this time a request is here whole, from the connection or its own first byte."""
-
-FRONT = "front"
-"""The application's `Front` in the state of its lifespan."""
 
 
 class Protocol(HttpToolsProtocol):

@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from entitlements.kernel.tracing import trace_with
 from entitlements.server import metrics
+from entitlements.server.front import FRONT
 
 NOT_TRACED: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 """What machines ask all the time."""
@@ -170,22 +171,25 @@ class TracedApplication:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await self._app(scope, receive, self._closing(send))
+            await self._app(scope, receive, self._told(scope, send))
         elif scope["type"] != "http" or scope["path"] in NOT_TRACED:
             await self._app(scope, receive, send)
         else:
             with self._spans.request(scope) as span:
                 await self._app(scope, receive, _telling(span, scope, send))
 
-    def _closing(self, send: Send) -> Send:
-        """What is not sent yet is sent before the server lets the process end."""
+    def _told(self, scope: Scope, send: Send) -> Send:
+        """No connection answers by itself, before there is a span; and what is not sent yet is sent
+        before the server lets the process end."""
 
-        async def send_last(message: Message) -> None:
-            if message["type"] == "lifespan.shutdown.complete":
+        async def tell(message: Message) -> None:
+            if message["type"] == "lifespan.startup.complete":
+                scope["state"].pop(FRONT, None)
+            elif message["type"] == "lifespan.shutdown.complete":
                 await asyncio.to_thread(self._spans.close)
             await send(message)
 
-        return send_last
+        return tell
 
 
 def _telling(span: trace.Span, scope: Scope, send: Send) -> Send:

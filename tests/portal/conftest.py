@@ -1,9 +1,7 @@
 """A real browser before the real service: what people see, and whether everybody can use it."""
 
-import asyncio
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,10 +12,9 @@ from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 
 from entitlements.audit.ledger import Actor
 from entitlements.server import keys
-from entitlements.server.app import create_app
-from entitlements.server.demo import Server, listen, server_config
 from entitlements.services import Services
 from tests.api import Api
+from tests.serving import serving
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
 AXE = Path(__file__).parent.parent / "node" / "node_modules" / "axe-core" / "axe.min.js"
@@ -51,21 +48,8 @@ async def origin(services: Services, api: Api, example: Any) -> AsyncIterator[st
     await api.create_customer("acme")
     await api.change("start", customerId="acme", planId="starter")
 
-    @asynccontextmanager
-    async def already_open() -> AsyncIterator[Services]:
-        yield services
-
-    app = create_app(already_open)
-    app.state.services = services
-    bound = listen("127.0.0.1", 0)
-    server = Server(server_config(app, lifespan="off"))
-    task = asyncio.create_task(server.serve(sockets=[bound]))
-    while not server.started:
-        await asyncio.sleep(0.01)
-    yield f"http://127.0.0.1:{bound.getsockname()[1]}"
-    services.streams.close()
-    server.should_exit = True
-    await asyncio.wait_for(task, 10)
+    async with serving(services) as address:
+        yield f"http://{address}"
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from entitlements.worker import work_once
 from tests.api import Api
 from tests.conftest import ADMIN_KEY, on_sqlite
 from tests.provider_traffic import SERVICE_KEY
+from tests.serving import serving
 
 THEIRS = "0af7651916cd43dd8448eb211c80319c"
 """The trace of whoever asks."""
@@ -131,6 +132,27 @@ async def test_the_worker_tells_what_it_does_and_not_that_it_looked(
     while await work_once(services):
         pass
     assert "due.apply" in {one.name for one in exporter.get_finished_spans()}
+
+
+@on_sqlite
+async def test_a_check_that_memory_could_answer_at_once_has_its_span_too(
+    api: Api,
+    services: Services,
+    spans: Spans,
+    example: Any,
+    exporter: InMemorySpanExporter,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await api.create_customer("ant")
+    monkeypatch.setattr(spans, "close", lambda: None)  # the fixture does
+    async with (
+        serving(services, around=lambda app: TracedApplication(app, spans)) as address,
+        httpx.AsyncClient(base_url=f"http://{address}") as client,
+    ):
+        for _ in range(3):
+            await Api(client, ADMIN_KEY).access("ant", "sso")
+    names = [one.name for one in exporter.get_finished_spans() if one.kind is SpanKind.SERVER]
+    assert names.count("access") == 3
 
 
 async def test_what_fails_is_told_by_its_kind_alone(
