@@ -507,6 +507,9 @@ def _plan_cancellation(
     authority: Authority,
 ) -> ChangePlan:
     """Everything of a product ends, at the period's end or now. In arrears nothing is credited."""
+    if request.touches:
+        words = "everything ends: nothing else can be changed with it"
+        raise ValidationFailed.of("cancel", "NOTHING_ELSE", words)
     if held is None:
         raise ValidationFailed.of(
             "productId", "NOTHING_TO_CHANGE", f"{product.name} is not held: nothing to cancel"

@@ -649,6 +649,11 @@ class ChangeInput:
     to_latest_versions: bool = strawberry.field(
         default=False, description="Give up older versions that are held."
     )
+    cancel: bool = strawberry.field(
+        default=False,
+        description="End everything of `productId`, as `cancelSubscription` does: nothing else can "
+        "be wanted with it.",
+    )
 
     def domain(self) -> ChangeRequest:
         return ChangeRequest(
@@ -664,6 +669,7 @@ class ChangeInput:
             proration=self.proration,
             reason=self.reason,
             to_latest_versions=self.to_latest_versions,
+            cancel=self.cancel,
         )
 
 

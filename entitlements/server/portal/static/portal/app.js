@@ -4,14 +4,42 @@ import { Api, Failure } from "../shared/api.js";
 import { button, h } from "../shared/elements.js";
 import { Router } from "../shared/router.js";
 import { texts as shared } from "../shared/texts.js";
+import { addOn, addOns } from "./addons.js";
+import { cancel } from "./cancel.js";
+import { change } from "./change.js";
+import { feature } from "./feature.js";
+import { invoices } from "./invoices.js";
+import { toTell } from "./live.js";
 import { overview } from "./overview.js";
+import { payment } from "./payment.js";
+import { plans } from "./plans.js";
 import { texts } from "./texts.js";
+import { trials } from "./trials.js";
+
+Object.assign(shared.failures, texts.failures);
 
 const api = new Api("portal", () => ended(texts.ended.title, texts.ended.way));
 
+/** @returns {import("../shared/router.js").Page} */
+const page = (path, title, build, inNav = false) => ({ path, title, inNav, show: async (context) => [news(), await build(api, context)] });
+
 const router = new Router("/portal", texts.name, [
-  { path: "", title: texts.overview.title, inNav: true, show: (context) => overview(api, context) },
+  page("", texts.overview.title, overview, true),
+  page("plans", texts.plans.title, plans, true),
+  page("add-ons", texts.addOns.title, addOns, true),
+  page("add-ons/:id", texts.addOns.title, addOn),
+  page("trials", texts.trials.title, trials, true),
+  page("invoices", texts.invoices.title, invoices, true),
+  page("payment-method", texts.payment.title, payment, true),
+  page("features/:feature", texts.feature.title, feature),
+  page("changes/:id", texts.change.title, change),
+  page("cancel/:product", texts.cancel.heading, cancel),
 ]);
+
+function news() {
+  const told = toTell(location.pathname);
+  return told && h("p", { class: `card notice ${told.tone}`, role: "status" }, told.words);
+}
 
 function ended(title, words) {
   router.end(title, h("p", { class: "card" }, words));

@@ -23,7 +23,7 @@ export class Failure extends Error {
     const issues = this.result?.issues?.map((issue) => issue.message).join("; ");
     const known = texts.failures[this.code];
     return known
-      ? fill(known, { requestId: this.result?.requestId ?? "" })
+      ? fill(known, { requestId: "", ...this.result })
       : issues || (this.code === "UNKNOWN" ? fill(texts.failures.UNKNOWN, this) : this.message);
   }
 }

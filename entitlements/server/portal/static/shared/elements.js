@@ -78,7 +78,7 @@ export function button(label, act, { kind = "primary", describedBy, type = "butt
       await act();
       say("");
     } catch (error) {
-      problem.replaceChildren(wordsOf(error));
+      problem.replaceChildren(...told(error));
       say("");
     } finally {
       busy = false;
@@ -95,6 +95,17 @@ export function button(label, act, { kind = "primary", describedBy, type = "butt
 export function wordsOf(error) {
   if (!error.words) console.error(error);
   return error.words ?? fill(texts.failures.UNKNOWN, { message: error.message });
+}
+
+/** The words, and a link to where something can be done about it, if there is one (`error.way`). */
+export function told(error) {
+  const { way } = error;
+  return way ? [wordsOf(error), " ", h("a", { href: way.href }, way.label)] : [wordsOf(error)];
+}
+
+/** Where something is still to come: `rows` grey blocks. */
+export function skeleton(rows = 3) {
+  return h("div", { class: "skeleton", role: "status" }, h("span", { class: "hidden" }, texts.loading), Array.from({ length: rows }, () => h("div", { class: "bone" })));
 }
 
 /** A link that looks like a button. */
@@ -227,5 +238,5 @@ export function facts(pairs) {
 
 /** What is seen where something failed, with a way to try again. */
 export function failed(error, again) {
-  return h("div", { class: "card notice bad", role: "alert" }, h("p", {}, wordsOf(error)), again && button(texts.tryAgain, again, { kind: "quiet" }));
+  return h("div", { class: "card notice bad", role: "alert" }, h("p", {}, told(error)), again && button(texts.tryAgain, again, { kind: "quiet" }));
 }

@@ -1,6 +1,6 @@
 // Pages of an app by their paths: each is built anew when it is come to, its heading gets the focus.
 
-import { failed, h, say } from "./elements.js";
+import { failed, h, say, skeleton } from "./elements.js";
 import { texts } from "./texts.js";
 
 /**
@@ -92,7 +92,8 @@ export class Router {
     const { page, params } = this.#found();
     this.#nav(page);
     if (moved) {
-      main.replaceChildren(h("p", { class: "loading" }, texts.loading));
+      for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close();
+      main.replaceChildren(skeleton());
       scrollTo(0, 0);
     }
     let title = page.title;
