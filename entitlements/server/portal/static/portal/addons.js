@@ -1,6 +1,6 @@
 // What can be held beside a plan: bought by one click, with what it costs in sight before it.
 
-import { badge, button, h, linkButton } from "../shared/elements.js";
+import { badge, button, h, linkButton, skeleton } from "../shared/elements.js";
 import * as format from "../shared/format.js";
 import { fill } from "../shared/texts.js";
 import { commit, goOn, mayBuy, startTrial } from "./commit.js";
@@ -21,17 +21,16 @@ export async function addOns(api, context) {
   const products = catalog.products.filter((product) => customer.subscriptions.some((s) => s.product.id === product.id) && product.addOns.length + product.bundles.length > 0);
   if (!products.length) return h("p", { class: "card" }, said.none);
   const shop = { api, context, customer, buys: mayBuy(viewer) };
-  return products.map(({ bundles, addOns: singles, name }) => [
-    products.length > 1 && h("h2", {}, name),
-    bundles.length > 0 && shelf(said.bundles, bundles, shop),
-    ...["MODULE", "FEATURE_PACK", "INTEGRATION", "FEATURE", "CAPACITY", "SUPPORT"].map((kind) => {
-      const ofKind = singles.filter((one) => one.kind === kind);
-      return ofKind.length > 0 && shelf(said.kinds[kind], ofKind, shop);
-    }),
-  ]);
+  const order = Object.keys(said.kinds);
+  return products.map(({ id, bundles, addOns: singles, name }) =>
+    h(
+      "section",
+      { class: "stack", "aria-labelledby": `product-${id}` },
+      h("p", { id: `product-${id}`, class: products.length > 1 ? "quiet-text" : "hidden" }, name),
+      h("div", { class: "cards" }, [...bundles, ...singles.toSorted((a, b) => order.indexOf(a.kind) - order.indexOf(b.kind))].map((one) => shown(one, shop))),
+    ),
+  );
 }
-
-const shelf = (title, packages, shop) => h("section", { class: "stack" }, h("h2", {}, title), h("div", { class: "cards" }, packages.map((one) => shown(one, shop))));
 
 /** An add-on's or a bundle's own page. */
 export async function addOn(api, context) {
@@ -51,13 +50,16 @@ function shown(one, shop) {
   const held = subscription?.items.find((item) => item.package.id === one.id)?.quantity ?? 0;
   const trial = customer.trials.find((t) => t.package.id === one.id && t.status === "ACTIVE");
   const interval = subscription?.interval ?? "MONTH";
-  const [price] = prices(one, customer.currency, interval);
+  const [cost, ...others] = prices(one, customer.currency, interval);
+  const main = h("strong", {}, cost?.main);
+  if (others.length) void inAll(shop.api, one, customer.currency, interval).then((total) => main.replaceChildren(total));
   const path = `/portal/add-ons/${encodeURIComponent(one.id)}`;
-  const heading = h("h3", { id: `sold-${one.id}` }, alone ? said.about : h("a", { href: path }, one.name));
+  const heading = h("h2", { id: `sold-${one.id}` }, alone ? said.about : h("a", { href: path }, one.name));
   const lead = one.problem ?? one.useCase ?? one.description;
   return h(
     "section",
     { class: held ? "card sold featured" : "card sold", "aria-labelledby": heading.id },
+    h("p", { class: "kind" }, one.components ? said.bundle : said.kinds[one.kind]),
     h("div", { class: "row" }, heading, held > 0 && badge(held > 1 ? fill(said.heldTimes, { quantity: format.number(held) }) : said.held, "good"), trial && badge(said.onTrial, "good")),
     lead && h("p", { class: "lead" }, lead),
     one.audience && h("p", { class: "quiet-text" }, fill(said.audience, { audience: one.audience })),
@@ -65,12 +67,22 @@ function shown(one, shop) {
     h(
       "div",
       {},
-      price ? h("p", { class: "price small" }, h("strong", {}, price.main), " ", h("span", {}, price.rest)) : h("p", { class: "price small" }, one.saving ? said.sumOfParts : texts.plans.onRequest),
+      cost ? h("p", { class: "price small" }, main, " ", h("span", {}, cost.rest)) : h("p", { class: "price small" }, texts.plans.onRequest),
       one.saving && BigInt(one.saving.amount.amountMinor) > 0n && h("p", { class: "saving" }, fill(interval === "YEAR" ? said.savingYear : said.savingMonth, { amount: format.money(one.saving.amount), percent: format.percent(one.saving.percent) })),
       one.requires?.length > 0 && h("p", { class: "quiet-text" }, fill(said.requires, { names: names(one.requires) })),
     ),
     h("div", { class: "stack end" }, ways(one, shop, { subscription, held, trial })),
   );
+}
+
+/** What a bundle of several charges comes to: only the service knows how many of each it has. */
+async function inAll(api, { id }, currency, interval) {
+  try {
+    const { estimate } = await api.ask("Estimate", { input: { bundles: [{ id }], currency, interval } });
+    return format.money(estimate.total);
+  } catch {
+    return texts.plans.onRequest;
+  }
 }
 
 function contents({ components, entitlements }) {
@@ -86,12 +98,13 @@ function ways(one, shop, { subscription, held, trial }) {
   const fits = !one.worksWith || one.worksWith.some(({ id }) => id === subscription.plan.id);
   if (!fits && !held) return [h("p", { class: "quiet-text" }, fill(said.worksWith, { plans: names(one.worksWith) })), h("a", { href: "/portal/plans" }, said.comparePlans)];
   if (trial) return linkButton(said.seeTrial, "/portal/trials", "quiet");
+  const { interval } = subscription;
   const tried = customer.trials.some((t) => t.package.id === one.id);
   const most = one.__typename === "Bundle" ? 1 : one.maxQuantity;
   const more = most === null || held < most;
   return [
     more && buy(one, shop, held, most),
-    more && held === 0 && buys && one.trial && !tried && h("div", { class: "stack tight" }, button(tryWords(one.trial), () => startTrial(api, context, one), { kind: "quiet" }), h("p", { class: "quiet-text" }, terms(one.trial))),
+    more && held === 0 && buys && one.trial && !tried && h("div", { class: "stack tight" }, button(tryWords(one.trial), () => startTrial(api, context, one), { kind: "quiet" }), h("p", { class: "quiet-text" }, terms(one, customer.currency, interval))),
     held > 0 && buys && button(held > 1 ? said.removeAll : said.remove, async () => remove(one, shop), { kind: "danger" }),
   ];
 }
@@ -100,13 +113,13 @@ const input = (one, quantity) => ({ productId: one.product.id, [one.__typename =
 
 /** The price comes when the card does; on a page of its own one can say how many. */
 function buy(one, { api, context, buys, alone }, held, most) {
-  const box = h("div", {});
+  const box = h("div", { class: "offer-space" }, skeleton(1));
   const path = alone ? `add-ons/${encodeURIComponent(one.id)}` : "add-ons";
   const put = (count) =>
     box.replaceChildren(
       offer(api, {
         quoted: () => preview(api, input(one, held + count)),
-        show: (quote) => [inShort(quote)],
+        show: inShort,
         label: (quote) => (quote.approvalRequired ? texts.quote.askForApproval : payWords(quote, held ? said.buyMore : said.buy)),
         carryOut: (quote) => commit(api, quote.token),
         done: (result) => goOn(context, result, path, fill(said.bought, { name: one.name })),

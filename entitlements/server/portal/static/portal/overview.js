@@ -134,8 +134,9 @@ function used({ feature, value, used: count, resetsAt }) {
     meter(feature.name, { used: now, limit: value.limit, words, tone: full && !value.overage ? "bad" : warning || full ? "warning" : "good" }),
     h(
       "p",
-      { class: "row quiet-text" },
-      h("span", {}, [note, resetsAt && fill(said.resets, { at: format.date(resetsAt) })].filter(Boolean).join(" ")),
+      { class: "quiet-text" },
+      [note, resetsAt && fill(said.resets, { at: format.date(resetsAt) })].filter(Boolean).join(" "),
+      note && " ",
       note && h("a", { href: `/portal/features/${encodeURIComponent(feature.id)}?more=1` }, said.getMore),
     ),
   );

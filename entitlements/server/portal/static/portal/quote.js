@@ -111,7 +111,7 @@ function line({ description, period, amount, allocations = [] }) {
 
 function changes(title, all, better) {
   if (!all.length) return null;
-  return h("section", {}, h("h3", {}, title), h("ul", { class: "ticked" }, all.map((change) => h("li", {}, mark(better), h("span", {}, changeWords(change))))));
+  return h("section", { class: "ticked-part" }, h("h3", {}, title), h("ul", { class: "ticked" }, all.map((change) => h("li", {}, mark(better), h("span", {}, changeWords(change))))));
 }
 
 function changeWords({ feature, before, after }) {

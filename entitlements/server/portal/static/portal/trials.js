@@ -8,7 +8,7 @@ import { cancelTrial, convertTrial, mayBuy, startTrial } from "./commit.js";
 import { live } from "./live.js";
 import { review } from "./quote.js";
 import { texts } from "./texts.js";
-import { daysLeft, plural } from "./values.js";
+import { daysLeft, plural, prices } from "./values.js";
 
 const said = texts.trials;
 
@@ -21,8 +21,8 @@ export async function trials(api, context) {
   const open = buys ? triable(customer, catalog) : [];
   return [
     running.length > 0 && h("div", { class: "cards wide" }, running.map((trial) => trialCard(api, context, trial, { buys, sandboxClock, guide: true }))),
-    running.length === 0 && h("section", { class: "card empty" }, h("h2", {}, said.none), h("p", {}, open.length ? said.noneWay : said.noneLeft)),
-    open.length > 0 && h("section", { class: "stack" }, h("h2", {}, said.open), h("div", { class: "cards" }, open.map((offered) => tryCard(api, context, offered)))),
+    running.length === 0 && (open.length ? h("p", {}, said.noneWay) : h("section", { class: "card empty" }, h("h2", {}, said.none), h("p", {}, said.noneLeft))),
+    open.length > 0 && h("section", { class: "stack" }, h("h2", {}, said.open), h("div", { class: "cards" }, open.map((offered) => tryCard(api, context, offered, customer)))),
     over.length > 0 && card(said.over, h("ul", { class: "list" }, over.map(past))),
   ];
 }
@@ -75,17 +75,23 @@ function triable({ subscriptions, trials: tried }, { products }) {
   });
 }
 
-function tryCard(api, context, { id, __typename, name, description, problem, useCase, trial }) {
+function tryCard(api, context, offered, { currency, subscriptions }) {
+  const { id, __typename, name, description, problem, useCase, trial } = offered;
+  const interval = (__typename !== "Plan" && subscriptions.find((s) => s.product.id === offered.product.id)?.interval) || "MONTH";
   return card(
     name,
     (problem ?? useCase ?? description) && h("p", {}, problem ?? useCase ?? description),
-    h("p", { class: "quiet-text" }, terms(trial)),
+    h("p", { class: "quiet-text" }, terms(offered, currency, interval)),
     h("div", { class: "actions" }, button(tryWords(trial), () => startTrial(api, context, { id, name }), { kind: "quiet" }), __typename !== "Plan" && h("a", { class: "subtle", href: `/portal/add-ons/${encodeURIComponent(id)}` }, said.more)),
   );
 }
 
 /** What happens at the end, and whether a card is needed. */
-export const terms = ({ atEnd, requiresPaymentMethod }) => [said.terms[atEnd], requiresPaymentMethod ? said.cardNeeded : said.cardNotNeeded].join(" ");
+export function terms(offered, currency, interval) {
+  const { atEnd, requiresPaymentMethod } = offered.trial;
+  const [cost] = prices(offered, currency, interval);
+  return [fill(said.terms[atEnd], { price: `${cost.main} ${cost.rest}` }), requiresPaymentMethod ? said.cardNeeded : said.cardNotNeeded].join(" ");
+}
 
 export const tryWords = ({ days }) => plural(said.tryDays, days);
 
