@@ -28,7 +28,7 @@ export async function feature(api, context) {
   const buys = mayBuy(viewer);
   return [
     access.allowed ? open(about, access) : locked(about, access, more),
-    !access.allowed && access.unlocks.length > 0 && h("section", { class: "stack" }, h("h2", {}, said.ways), h("div", { class: "cards" }, access.unlocks.map((unlock, index) => way(api, context, unlock, { customer, buys, first: index === 0, about })))),
+    !access.allowed && access.unlocks.length > 0 && h("section", { class: "stack" }, h("h2", {}, more ? said.moreWays : said.ways), h("div", { class: "cards" }, access.unlocks.map((unlock, index) => way(api, context, unlock, { customer, buys, first: index === 0, about })))),
     !access.allowed && access.unlocks.length === 0 && noWay(access.reason),
   ];
 }
@@ -83,6 +83,7 @@ function way(api, context, unlock, { customer, buys, first, about }) {
     buys && button(BigInt(dueNow.amountMinor) > 0n ? fill(said.buy, { amount: format.money(dueNow) }) : said.buyFree, buy, { kind: first ? "primary" : "quiet" }),
     buys && trialDays !== null && button(plural(texts.trials.tryDays, trialDays), () => startTrial(api, context, { id: offered.id, name, path }), { kind: "quiet" }),
   );
+  chosen.classList.add("way");
   if (first) chosen.classList.add("featured");
   return chosen;
 }
