@@ -118,7 +118,7 @@ function buy(one, { api, context, buys, alone }, held, most) {
   const put = (count) =>
     box.replaceChildren(
       offer(api, {
-        quoted: () => preview(api, input(one, held + count)),
+        quoted: () => preview(api, input(one, held + count), "PreviewInShort"),
         show: inShort,
         label: (quote) => (quote.approvalRequired ? texts.quote.askForApproval : payWords(quote, held ? said.buyMore : said.buy)),
         carryOut: (quote) => commit(api, quote.token),

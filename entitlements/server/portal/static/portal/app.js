@@ -1,7 +1,7 @@
 // The customer portal: who comes by a link is signed in, and sees what they hold.
 
 import { Api, Failure } from "../shared/api.js";
-import { button, h } from "../shared/elements.js";
+import { button, h, say } from "../shared/elements.js";
 import { Router } from "../shared/router.js";
 import { texts as shared } from "../shared/texts.js";
 import { addOn, addOns } from "./addons.js";
@@ -16,12 +16,14 @@ import { plans } from "./plans.js";
 import { texts } from "./texts.js";
 import { trials } from "./trials.js";
 
+const SAY_AFTER_MS = 500;
+
 Object.assign(shared.failures, texts.failures);
 
 const api = new Api("portal", () => ended(texts.ended.title, texts.ended.way));
 
 /** @returns {import("../shared/router.js").Page} */
-const page = (path, title, build, inNav = false) => ({ path, title, inNav, show: async (context) => [news(), await build(api, context)] });
+const page = (path, title, build, inNav = false) => ({ path, title, inNav, show: async (context) => [news(context), await build(api, context)] });
 
 const router = new Router("/portal", texts.name, [
   page("", texts.overview.title, overview, true),
@@ -36,9 +38,13 @@ const router = new Router("/portal", texts.name, [
   page("cancel/:product", texts.cancel.heading, cancel),
 ]);
 
-function news() {
+/** What was just done: seen on top of the page, and said once it is there. */
+function news(context) {
   const told = toTell(location.pathname);
-  return told && h("p", { class: `card notice ${told.tone}`, role: "status" }, told.words);
+  if (!told) return null;
+  const timer = setTimeout(() => say(told.words), SAY_AFTER_MS);
+  context.onLeave(() => clearTimeout(timer));
+  return h("div", { class: `card notice ${told.tone}` }, h("p", {}, told.words));
 }
 
 function ended(title, words) {

@@ -27,6 +27,11 @@ async function asked(api, id) {
   return { viewer, change: customer.changes.nodes[0] };
 }
 
+function failureWords({ code, message }) {
+  const known = said.failures[code] ?? texts.failures[code];
+  return known ? fill(known, { why: "" }) : message;
+}
+
 /** Look again until it is at another place. */
 function watch(api, context, { id, status }) {
   const timer = setInterval(async () => {
@@ -49,7 +54,7 @@ function state(api, context, found, buys) {
     { class: "stack narrow" },
     card(
       description,
-      h("div", { class: `notice inset ${tone}` }, h("p", {}, words), failure && h("p", {}, texts.failures[failure.code] ? fill(texts.failures[failure.code], { why: "" }) : failure.message), decisionNote && h("p", {}, decisionNote)),
+      h("div", { class: `notice inset ${tone}` }, h("p", {}, words), failure && h("p", {}, failureWords(failure)), decisionNote && h("p", {}, decisionNote)),
       BigInt(total.amountMinor) !== 0n && status !== "APPLIED" && facts([[said.total, format.money(total)]]),
       status === "APPLIED" && found.lines.length > 0 && lines(said.charged, found.lines),
       h(

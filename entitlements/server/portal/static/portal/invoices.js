@@ -43,7 +43,7 @@ function shown(api, context, invoice, buys) {
     h(
       "summary",
       {},
-      h("span", { class: "who" }, h("strong", {}, number ?? said.noNumber), h("span", { class: "quiet-text" }, format.date(createdAt))),
+      h("span", { class: "who" }, h("h2", {}, number ?? said.noNumber), h("span", { class: "quiet-text" }, format.date(createdAt))),
       badge(said.statuses[status] ?? status, TONES[status]),
       h("strong", { class: "number" }, format.money(total)),
     ),

@@ -49,15 +49,16 @@ function unsettled(change) {
   );
 }
 
-function arrears(api, context, { status, product, graceEndsAt }, { invoices, paymentMethod }, buys) {
-  const open = invoices.nodes.filter((invoice) => invoice.status === "open");
+function arrears(api, context, { id, status, product, graceEndsAt }, { invoices, paymentMethod }, buys) {
+  const open = invoices.nodes.filter((invoice) => invoice.status === "open" && invoice.subscription?.id === id);
+  const heading = h("h2", { id: `arrears-${id}` }, fill(said.arrears[status], { product: product.name }));
   return h(
     "section",
-    { class: "card notice bad" },
-    h("h2", {}, fill(said.arrears[status], { product: product.name })),
+    { class: "card notice bad", "aria-labelledby": heading.id },
+    heading,
     h("p", {}, graceEndsAt ? fill(said.grace, { at: format.date(graceEndsAt) }) : said.noGrace),
     h("p", {}, paymentMethod ? said.arrearsWay : said.arrearsWayNoCard),
-    buys && h("div", { class: "actions" }, open.slice(0, 1).map((invoice) => payButton(api, context, invoice)), linkButton(said.changeCard, "/portal/payment-method", "quiet")),
+    buys && h("div", { class: "actions" }, open.map((invoice) => payButton(api, context, invoice)), linkButton(said.changeCard, "/portal/payment-method", "quiet")),
   );
 }
 

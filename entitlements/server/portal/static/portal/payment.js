@@ -44,14 +44,15 @@ function face({ brand, last4, expires }) {
 /** What came of it: the provider tells us of a card a moment after it lets the customer go. */
 function cameBack(api, context, method) {
   const before = sessionStorage.getItem(BEFORE);
+  if (before === null) return null;
   const words = h("p", {});
   const box = h("div", { class: "card notice", role: "status" }, words);
   const put = (text, tone) => {
     words.textContent = text;
     box.className = `card notice ${tone}`;
   };
-  if (before === null || JSON.stringify(method) !== before) {
-    put(method ? fill(said.saved, { brand: method.brand ?? "", last4: method.last4 ?? "" }) : said.notSaved, method ? "good" : "warning");
+  if (method && JSON.stringify(method) !== before) {
+    put(fill(said.saved, { brand: method.brand ?? "", last4: method.last4 ?? "" }), "good");
     return box;
   }
   put(said.waiting, "");

@@ -15,27 +15,33 @@ const said = texts.quote;
 const atOnce = ({ effectiveAt, prorationDate }) => new Date(effectiveAt) <= new Date(prorationDate);
 
 /** Ask what a change would do. Throws a `Failure`, with where to do something about it. */
-export async function preview(api, input) {
-  return wanted((await api.ask("Preview", { input })).previewChange, "Quote");
+export async function preview(api, input, operation = "Preview") {
+  return wanted((await api.ask(operation, { input })).previewChange, "Quote");
 }
 
 /** What is due now and what comes next, in few words: enough to press one button by. */
 export function inShort(quote) {
-  const { dueNow, nextInvoice, dueNowExact } = quote;
+  const { dueNow, nextInvoice, dueNowExact, warnings } = quote;
   return h(
     "div",
     { class: "due" },
     h("div", { class: "row" }, h("span", {}, said.dueNow), h("strong", {}, about(dueNow, dueNowExact))),
     credit(quote),
+    !atOnce(quote) && h("p", { class: "quiet-text" }, fill(said.later, { at: format.date(quote.effectiveAt) })),
+    warnings.map((words) => h("p", { class: "quiet-text" }, words)),
     nextInvoice && h("div", { class: "row quiet-text" }, h("span", {}, fill(said.nextInvoice, { at: format.date(nextInvoice.at) })), h("span", { class: "number" }, format.money(nextInvoice.total))),
   );
 }
 
 const about = (money, exact) => (exact || BigInt(money.amountMinor) === 0n ? format.money(money) : fill(said.about, { amount: format.money(money) }));
 
-function credit({ creditApplied }) {
-  if (BigInt(creditApplied.amountMinor) <= 0n) return null;
-  return h("p", { class: "quiet-text" }, fill(said.creditApplied, { amount: format.money(creditApplied) }));
+function credit({ creditApplied, creditBalanceAfter }) {
+  const positive = ({ amountMinor }) => BigInt(amountMinor) > 0n;
+  const words = [
+    positive(creditApplied) && fill(said.creditApplied, { amount: format.money(creditApplied) }),
+    positive(creditBalanceAfter) && fill(said.creditAfter, { amount: format.money(creditBalanceAfter) }),
+  ].filter(Boolean);
+  return words.length > 0 && h("p", { class: "quiet-text" }, words.join(" "));
 }
 
 /** All of it. */
