@@ -170,7 +170,8 @@ async def test_a_locked_feature_to_yes_a_trial_to_paid_and_plans_up_down_and_out
     await usable(page, "portal-plans")
     await page.get_by_role("button", name="Upgrade to Professional").click()
     await expect(dialog).to_contain_text("Users: 5 → 25")
-    await api.purchase(customerId="acme", addOnId="extra-calls", idempotencyKey="by-a-colleague")
+    marketing = [{"id": "marketing-automation"}]
+    await api.change("by-a-colleague", customerId="acme", bundles=marketing)
     await dialog.get_by_role("button", name="Confirm · $47.41 now").click()
     await expect(dialog).to_contain_text("Something has changed since this price was shown")
     await usable(page, "portal-stale-quote")
@@ -198,6 +199,8 @@ async def test_a_locked_feature_to_yes_a_trial_to_paid_and_plans_up_down_and_out
     await page.get_by_role("link", name="Invoices").click()
     await page.locator("summary").first.click()
     await expect(main).to_contain_text("Unused time on Starter")
+    await page.locator("summary").nth(1).click()
+    await expect(page.get_by_role("list", name="Of which")).to_contain_text("Lead Scoring")
     await usable(page, "portal-invoices")
 
     await acme.open("/portal/cancel/workspace")

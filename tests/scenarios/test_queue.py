@@ -232,6 +232,23 @@ async def test_a_new_period_moves_what_waits_to_its_end(api: Api, example: Any) 
 
 
 @on_sqlite
+async def test_what_ends_is_quoted_with_what_is_lost_and_nothing_else_goes_with_it(
+    api: Api, example: Any
+) -> None:
+    await _start(api)
+    mixed = await api.preview(customerId="acme", cancel=True, planId="starter")
+    assert [(i["path"], i["code"]) for i in mixed["issues"]] == [(["cancel"], "NOTHING_ELSE")]
+    quote = await api.preview(customerId="acme", cancel=True)
+    assert (quote["direction"], quote["effectiveAt"]) == ("CANCELLATION", END)
+    assert (quote["dueNow"], quote["recurringAfter"]) == ({"amountMinor": "0"},) * 2
+    assert {c["feature"]["id"]: c["better"] for c in quote["entitlementChanges"]}["sso"] is False
+    assert (await _held(api))["cancelAt"] is None
+    done = await api.commit(quote["token"], "end")
+    assert done["__typename"] == "ChangeCommitted", done
+    assert (await _held(api))["cancelAt"] == END
+
+
+@on_sqlite
 async def test_a_cancellation_drops_what_waits_and_undoing_it_lets_go_on(
     api: Api, sandbox_url: str, example: Any
 ) -> None:

@@ -142,7 +142,7 @@ export function offer(api, { quoted, show, label, carryOut = (quote) => commit(a
   const box = h("div", { class: "stack offer" }, skeleton(1));
 
   function put(quote, error) {
-    const trouble = error && h("div", { class: "notice inset bad trouble", role: "alert", tabindex: "-1" }, h("p", {}, told(error)));
+    const trouble = error && h("div", { class: `notice inset ${error.result?.quote ? "warning" : "bad"} trouble`, role: "alert", tabindex: "-1" }, h("p", {}, told(error)));
     const press = () =>
       act(async () => {
         const result = await carryOut(quote);
