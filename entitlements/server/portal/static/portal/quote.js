@@ -21,11 +21,11 @@ export async function preview(api, input, operation = "Preview") {
 
 /** What is due now and what comes next, in few words: enough to press one button by. */
 export function inShort(quote) {
-  const { dueNow, nextInvoice, dueNowExact, warnings } = quote;
+  const { nextInvoice, warnings } = quote;
   return h(
     "div",
     { class: "due" },
-    h("div", { class: "row" }, h("span", {}, said.dueNow), h("strong", {}, about(dueNow, dueNowExact))),
+    h("div", { class: "row" }, h("span", {}, said.dueNow), h("strong", {}, due(quote))),
     credit(quote),
     !atOnce(quote) && h("p", { class: "quiet-text" }, fill(said.later, { at: format.date(quote.effectiveAt) })),
     warnings.map((words) => h("p", { class: "quiet-text" }, words)),
@@ -33,7 +33,11 @@ export function inShort(quote) {
   );
 }
 
-const about = (money, exact) => (exact || BigInt(money.amountMinor) === 0n ? format.money(money) : fill(said.about, { amount: format.money(money) }));
+/** What is due now. A credit that counts until the commit makes it a little less each minute. */
+function due({ dueNow, dueNowExact, lines: all }) {
+  const moves = !dueNowExact && BigInt(dueNow.amountMinor) > 0n && (!all || all.some(({ kind }) => kind === "CREDIT"));
+  return moves ? fill(said.about, { amount: format.money(dueNow) }) : format.money(dueNow);
+}
 
 function credit({ creditApplied, creditBalanceAfter }) {
   const positive = ({ amountMinor }) => BigInt(amountMinor) > 0n;
@@ -55,7 +59,7 @@ export function whole(quote) {
     h(
       "div",
       { class: "hero" },
-      h("div", {}, h("p", { class: "quiet-text" }, said.dueNow), h("p", { class: "sum" }, about(quote.dueNow, quote.dueNowExact))),
+      h("div", {}, h("p", { class: "quiet-text" }, said.dueNow), h("p", { class: "sum" }, due(quote))),
       h("p", { class: "when" }, today ? said.today : fill(said.later, { at: format.date(quote.effectiveAt) })),
     ),
     credit(quote),
@@ -188,6 +192,6 @@ export function review(api, context, input, { title, lead, label, path, words, k
 }
 
 /** A button's label with what is charged by it. */
-export function payWords({ dueNow, dueNowExact }, label) {
-  return BigInt(dueNow.amountMinor) > 0n ? fill(said.labelAndPay, { label, amount: about(dueNow, dueNowExact) }) : label;
+export function payWords(quote, label) {
+  return BigInt(quote.dueNow.amountMinor) > 0n ? fill(said.labelAndPay, { label, amount: due(quote) }) : label;
 }
