@@ -15,6 +15,7 @@ from fractions import Fraction
 import msgspec
 
 from entitlements.catalog.model import (
+    AddOn,
     Bundle,
     Catalog,
     ChangeRule,
@@ -143,7 +144,7 @@ class ChangePlan(msgspec.Struct, frozen=True, kw_only=True):
     recurring_after_minor: int
     mrr_before_minor: int
     mrr_after_minor: int
-    removed_add_ons: tuple[str, ...] = ()
+    removed_add_ons: tuple[AddOn, ...] = ()
     approval_required: bool = False
     void_open_invoices: bool = False  # what is cancelled in arrears is not collected any more
     warnings: tuple[str, ...] = ()
@@ -636,7 +637,7 @@ def _plan_at_end(
         recurring_after_minor=book.recurring(after, target.interval),
         mrr_before_minor=book.mrr(before, base.interval),
         mrr_after_minor=book.mrr(after, target.interval),
-        removed_add_ons=tuple(target.removed_add_ons),
+        removed_add_ons=tuple(target.removed_add_ons.values()),
         approval_required=_approval_required(catalog, base, target),
         warnings=_warnings(catalog, dropped, target),
         dropped=dropped,
@@ -807,7 +808,7 @@ def _plan_now(
         recurring_after_minor=recurring,
         mrr_before_minor=0 if on_trial else book.mrr(before, interval_before),
         mrr_after_minor=0 if stays_on_trial else book.mrr(after, target.interval),
-        removed_add_ons=tuple(target.removed_add_ons),
+        removed_add_ons=tuple(target.removed_add_ons.values()),
         approval_required=_approval_required(catalog, held, target),
         warnings=_warnings(catalog, dropped, target),
         dropped=dropped,

@@ -92,7 +92,7 @@ class Target:
         self.held = held
         self.request = request
         self.issues: list[Issue] = []
-        self.removed_add_ons: list[str] = []
+        self.removed_add_ons: dict[str, AddOn] = {}
         self.currency = held.currency if held else state.currency
         self.interval = request.interval or (held.interval if held else self._default_interval())
         self._composer = Composer(catalog, held, request)
@@ -135,10 +135,12 @@ class Target:
                     self._refuse((field, package_id, "quantity"), "QUANTITY_OUT_OF_RANGE", message)
         while True:
             self.items = self._composer.items(self.removed_add_ons)
-            unfit = dict.fromkeys(part.package.id for part in self.parts if self._unfit(part))
+            unfit = [part.package for part in self.parts if self._unfit(part)]
             if not unfit:
                 return self.items
-            self.removed_add_ons += unfit
+            self.removed_add_ons |= {
+                add_on.id: add_on for add_on in unfit if isinstance(add_on, AddOn)
+            }
 
     def _unfit(self, part: Part) -> bool:
         """Whether a held add-on does not fit the plan, or lacks what has gone for that reason.

@@ -24,6 +24,7 @@ from graphql_schema.types.catalog import (
     EntitlementValue,
     Feature,
     Package,
+    add_on_type,
     entitlement_value_type,
     feature_type,
     package_type,
@@ -479,12 +480,7 @@ class Quote:
 
     @strawberry.field(description="Add-ons that do not fit afterwards and are removed.")
     def removed_add_ons(self) -> list[AddOn]:
-        held = {slot.package_id: slot.version for slot in self.quote.plan.before}
-        found = [
-            package_type(self.catalog, self.catalog.version(package_id, held[package_id]))
-            for package_id in self.quote.plan.removed_add_ons
-        ]
-        return [add_on for add_on in found if isinstance(add_on, AddOn)]
+        return [add_on_type(self.catalog, add_on) for add_on in self.quote.plan.removed_add_ons]
 
     @strawberry.field(
         description="Older terms that the change gives up, with what they cost and what the latest "

@@ -234,6 +234,16 @@ async def test_a_locked_feature_to_yes_a_trial_to_paid_and_plans_up_down_and_out
     await expect(main).to_contain_text("it goes on as before")
     assert (await api.customer("acme"))["subscriptions"][0]["cancelAt"] is None
 
+    await page.get_by_role("link", name="Change plan").click()
+    await page.get_by_role("button", name="Ask for Enterprise").click()
+    await expect(dialog).to_contain_text("sold by sales, who tell you its price")
+    await expect(dialog).not_to_contain_text("$0.00")
+    await dialog.get_by_role("button", name="Ask sales for it").click()
+    heading = page.get_by_role("heading", level=1)
+    await expect(heading).to_have_text("Waiting for sales")
+    await page.get_by_role("button", name="Give up this change").click()
+    await expect(main).to_contain_text("The change is given up")
+
 
 async def test_a_first_plan_is_bought_by_checkout_and_it_is_small_to_load(
     visitor: Come, api: Api, services: Services, sandbox_url: str, origin: str
@@ -277,7 +287,14 @@ async def test_what_is_overdue_is_paid_here_and_who_may_only_read_finds_nothing_
     link = await portal_link(origin, api, "globex", "READ")
     await reader.open(link.replace("/portal#", "/portal/invoices#"))  # straight to a page
     await expect(reader.page.get_by_role("heading", level=1)).to_have_text("Invoices")
-    for path in ("", "plans", "add-ons/workflow-automation", "trials", "invoices", "cancel/workspace"):
+    for path in (
+        "",
+        "plans",
+        "add-ons/workflow-automation",
+        "trials",
+        "invoices",
+        "cancel/workspace",
+    ):
         await reader.open(f"/portal/{path}")
         await expect(reader.page.get_by_role("main").get_by_role("button")).to_have_count(0)
 

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from tests.api import Api
+from tests.conftest import on_sqlite
 
 LINES = """query ($id: ID) { customer(id: $id) { invoices { nodes { lines { package { id }
   amount { amountMinor } allocations { package { id } amount { amountMinor } } } } }
@@ -76,3 +77,16 @@ async def test_one_click_on_an_add_on_adds_to_what_a_bundle_gives(api: Api) -> N
     assert len(customer["subscriptions"][0]["items"]) == 3
     after = (await api.access("acme", "api-calls"))["value"]["limit"]
     assert int(after) - int(before) == 100_000
+
+
+@on_sqlite
+@pytest.mark.usefixtures("example")
+async def test_parts_of_a_bundle_that_a_plan_leaves_no_room_for_are_named_in_the_quote(
+    api: Api,
+) -> None:
+    await api.create_customer("acme")
+    marketing = [{"id": "marketing-automation"}]
+    await api.change("start", customerId="acme", planId="starter", bundles=marketing)
+    quote = await api.preview(customerId="acme", planId="enterprise")
+    removed = [add_on["id"] for add_on in quote["removedAddOns"]]
+    assert removed == ["email-campaigns", "lead-scoring", "landing-pages"]

@@ -10,7 +10,7 @@ import { texts } from "./texts.js";
 const said = texts.change;
 const LOOK_AGAIN_MS = 1500;
 
-/** A change that is not settled yet, and keeps the customer from making another. */
+/** A change that is not settled yet. All but those that wait for sales keep the customer from making another. */
 export const WAITING = ["PENDING", "AWAITING_PAYMENT", "AWAITING_CHECKOUT", "AWAITING_APPROVAL"];
 
 export async function change(api, context) {

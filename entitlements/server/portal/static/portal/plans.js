@@ -104,6 +104,7 @@ function label({ held }, plan, interval) {
 function options({ held }, plan, interval) {
   const values = { plan: plan.name };
   if (held?.plan.id === plan.id) return { title: label({ held }, plan, interval), label: said.confirm, path: "", words: said.intervalDone };
+  if (!plan.selfServe) return { title: label({ held }, plan, interval), label: said.confirm, path: "", words: fill(said.done, values) };
   if (lower(held, plan)) return { title: fill(said.downgradeTitle, values), lead: said.downgradeLead, label: fill(said.downgrade, values), path: "", words: fill(said.done, values) };
   return { title: fill(held ? said.upgradeTitle : said.startTitle, values), label: said.confirm, path: "", words: fill(said.done, values) };
 }

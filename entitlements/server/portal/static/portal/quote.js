@@ -53,28 +53,31 @@ export function whole(quote) {
   const gained = quote.entitlementChanges.filter((change) => change.better);
   const lost = quote.entitlementChanges.filter((change) => !change.better);
   const today = atOnce(quote);
+  const unpriced = quote.approvalRequired && BigInt(quote.recurringAfter.amountMinor) === 0n;
   return h(
     "div",
     { class: "stack" },
-    h(
-      "div",
-      { class: "hero" },
-      h("div", {}, h("p", { class: "quiet-text" }, said.dueNow), h("p", { class: "sum" }, due(quote))),
-      h("p", { class: "when" }, today ? said.today : fill(said.later, { at: format.date(quote.effectiveAt) })),
-    ),
-    credit(quote),
-    quote.approvalRequired && notice("warning", said.approval),
+    !unpriced && [
+      h(
+        "div",
+        { class: "hero" },
+        h("div", {}, h("p", { class: "quiet-text" }, said.dueNow), h("p", { class: "sum" }, due(quote))),
+        h("p", { class: "when" }, today ? said.today : fill(said.later, { at: format.date(quote.effectiveAt) })),
+      ),
+      credit(quote),
+    ],
+    quote.approvalRequired && notice("warning", unpriced ? said.approvalUnpriced : said.approval),
     quote.usageViolations.length > 0 &&
       notice("bad", said.violations, quote.usageViolations.map(({ feature, used, limitAfter }) => fill(said.violation, { feature: feature.name, used: format.number(used), limit: format.number(limitAfter) }))),
     quote.removedAddOns.length > 0 && notice("warning", said.removed, quote.removedAddOns.map(({ name }) => name)),
     quote.grandfatheringLost.length > 0 &&
       notice("warning", said.grandfathering, quote.grandfatheringLost.map((g) => fill(said.grandfathered, { held: format.money(g.recurring), list: format.money(g.listRecurring) }))),
     warned(quote),
-    facts([
+    !unpriced && facts([
       [said.recurring, recurringWords(quote)],
       quote.nextInvoice && [fill(said.nextInvoice, { at: format.date(quote.nextInvoice.at) }), format.money(quote.nextInvoice.total)],
     ].filter(Boolean)),
-    quote.lines.length > 0 && lines(said.lines, quote.lines),
+    !unpriced && quote.lines.length > 0 && lines(said.lines, quote.lines),
     (gained.length > 0 || lost.length > 0) &&
       h("div", { class: "pair" }, changes(said.gained, gained, true), changes(today ? said.lost : fill(said.lostAt, { at: format.date(quote.effectiveAt) }), lost, false)),
   );
@@ -85,8 +88,10 @@ function recurringWords({ recurringBefore, recurringAfter }) {
   return before === after ? after : fill(said.beforeAfter, { before, after });
 }
 
-function warned({ warnings, removedAddOns }) {
-  const others = warnings.filter((words) => !removedAddOns.some(({ name }) => words.startsWith(`${name} does not fit`)));
+/** What the service says in sentences, without what is listed already. */
+function warned({ warnings, removedAddOns, usageViolations }) {
+  const listed = [...removedAddOns.map(({ name }) => `${name} does not fit`), ...usageViolations.map(({ feature }) => `${feature.name}:`)];
+  const others = warnings.filter((words) => !listed.some((start) => words.startsWith(start)));
   return others.length > 0 && notice("warning", said.warnings, others);
 }
 

@@ -277,6 +277,7 @@ export const texts = {
     today: "Takes effect at once",
     later: "Takes effect on {at}",
     approval: "This plan is sold by sales. Nothing is changed or charged until somebody there has agreed.",
+    approvalUnpriced: "This plan is sold by sales, who tell you its price. Nothing is changed or charged until somebody there has agreed with you.",
     askForApproval: "Ask sales for it",
     violations: "You use more today than this leaves you:",
     violation: "{feature}: {used} used, {limit} afterwards",
