@@ -94,7 +94,8 @@ class History:
         }
         if not ids or not session.info.pop(_HOLDINGS, False):
             return
-        rows = [await session.get_one(CustomerRow, id) for id in sorted(ids)]
+        query = select(CustomerRow).where(CustomerRow.id.in_(ids)).order_by(CustomerRow.id)
+        rows = (await session.scalars(query)).all()
         states = await load_states(session, rows)
         catalog, now = await self._catalog(), self._clock.now()
         before = await _last_states(session, ids)
