@@ -1,10 +1,14 @@
 """Saving a payment method, and paying an open invoice by hand."""
 
 import msgspec
+from sqlalchemy.ext.asyncio import AsyncSession
 
+from entitlements.audit import ledger
+from entitlements.audit.ledger import AuditFilter
 from entitlements.kernel.clock import Clock
 from entitlements.kernel.errors import Conflict, NotFound, PaymentDeclined, ValidationFailed
 from entitlements.kernel.ids import new_id
+from entitlements.kernel.money import Money
 from entitlements.storage.unit_of_work import Database
 from entitlements.subscriptions.payments import (
     BillingCustomer,
@@ -18,6 +22,8 @@ from entitlements.subscriptions.return_urls import ReturnUrls
 from entitlements.subscriptions.service import Caller
 from entitlements.subscriptions.sync import ProviderSync
 from entitlements.subscriptions.tables import CustomerRow, InvoiceRow
+
+ASKED, TRIED = "invoice.payment_asked", "invoice.payment_tried"
 
 
 class Paid(msgspec.Struct, frozen=True):
@@ -84,7 +90,10 @@ class PayingService:
     async def pay_invoice(
         self, caller: Caller, invoice_id: str, key: str, *, bound_to: str | None
     ) -> Paid:
-        """Pay an open invoice with the saved card. One that is paid already is not paid again."""
+        """Pay an open invoice with the saved card. One that is paid already is not paid again.
+
+        Who asked for it is in the ledger before the provider is; what came of it, after it.
+        """
         async with self._database.read() as session:
             invoice = await session.get(InvoiceRow, invoice_id)
             if invoice is None or bound_to not in (None, invoice.customer_id):
@@ -93,27 +102,47 @@ class PayingService:
         if not 1 <= len(key) <= 200:
             raise ValidationFailed.of("idempotencyKey", "LENGTH", "a key has 1 to 200 characters")
         if invoice.status == "paid":
+            async with self._database.write() as session:
+                if await _is_outcome_untold(session, invoice.id):
+                    await self._tell(
+                        session, caller, invoice, TRIED, {"outcome": OutcomeKind.APPLIED}
+                    )
             return Paid(invoice.id, customer.id, None)
         if invoice.status != "open":
             raise Conflict(f"the invoice is {invoice.status}", code="NOT_OPEN")
+        async with self._database.write() as session:
+            due = {"amount_due": Money(invoice.amount_due_minor, invoice.currency)}
+            await self._tell(session, caller, invoice, ASKED, due)
         outcome = await self._payments.pay(invoice.provider_id, f"pay:{customer.sequence}:{key}")
         assert customer.provider_id is not None
         await self._sync.customer(customer.provider_id)
         async with self._database.write() as session:
-            row = await locked_customer(session, customer.id)
-            await record(
-                session,
-                self._clock.now(),
-                caller.actor,
-                row,
-                "invoice.payment_tried",
-                object_type="invoice",
-                object_id=invoice.id,
-                after={"outcome": outcome.kind, "decline_code": outcome.decline_code},
-            )
+            told = {"outcome": outcome.kind, "decline_code": outcome.decline_code}
+            await self._tell(session, caller, invoice, TRIED, told)
         if outcome.kind is OutcomeKind.DECLINED:
             raise PaymentDeclined(outcome.message, outcome.decline_code)
         if outcome.kind is OutcomeKind.REFUSED:
             raise Conflict(outcome.message, code="NOT_OPEN")
         waiting = outcome if outcome.kind is OutcomeKind.ACTION_REQUIRED else None
         return Paid(invoice.id, customer.id, waiting)
+
+    async def _tell(
+        self, session: AsyncSession, caller: Caller, invoice: InvoiceRow, action: str, after: object
+    ) -> None:
+        await record(
+            session,
+            self._clock.now(),
+            caller.actor,
+            await locked_customer(session, invoice.customer_id),
+            action,
+            object_type="invoice",
+            object_id=invoice.id,
+            after=after,
+        )
+
+
+async def _is_outcome_untold(session: AsyncSession, invoice_id: str) -> bool:
+    """Whether who asked for an invoice to be paid died before it could say what came of it."""
+    about = AuditFilter(object_type="invoice", object_id=invoice_id)
+    newest = await ledger.entries(session, about, first=1, after=None)
+    return [entry.action for entry in newest] == [ASKED]

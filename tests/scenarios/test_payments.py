@@ -5,10 +5,12 @@ from typing import Any
 import httpx
 import pytest
 
+from entitlements.billing import transport
 from entitlements.services import Services
 from tests.api import Api
 from tests.conftest import publish
 from tests.events import deliver
+from tests.faults.test_provider_faults import fault
 
 
 async def press(url: str, **form: str) -> httpx.Response:
@@ -204,12 +206,23 @@ async def test_a_failed_renewal_has_its_grace_then_access_ends_and_another_card_
     assert (await api.customer("acme"))["paymentMethod"]["brand"] == "mastercard"
     newest = await api.ask('{ customer(id: "acme") { invoices(first: 1) { nodes { id } } } }')
     [invoice] = newest["customer"]["invoices"]["nodes"]
+    # It is paid, nobody hears of that but by the webhook, and who pressed the button asks again.
+    await fault(sandbox_url, kind="cut_after", times=transport.ATTEMPTS, path="/v1/invoices/in_")
+    lost = await api.pay_invoice(invoice["id"], "pay")
+    assert lost["__typename"] == "PaymentProviderUnavailable"
+    await deliver(api, services, sandbox_url)
     for _ in range(2):
         paid = await api.pay_invoice(invoice["id"], "pay")
         assert paid["__typename"] == "InvoicePaid", paid
         assert paid["invoice"] == {"status": "paid", "amountPaid": {"amountMinor": "2900"}}
         assert paid["customer"]["subscriptions"] == [{"status": "ACTIVE"}]
     assert (await api.access("acme", "seats"))["allowed"]
+    told = await api.audit(stream="customer:acme")
+    paying = [(e["action"], e["actor"]) for e in told if e["action"].startswith("invoice.")]
+    assert paying == [
+        ("invoice.payment_tried", "key:admin"),
+        ("invoice.payment_asked", "key:admin"),
+    ]
 
 
 async def test_a_cancellation_waits_for_the_end_can_be_undone_and_ends_access(
