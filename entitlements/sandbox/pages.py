@@ -30,6 +30,7 @@ _OFFERED = (
     ("pm_card_mastercard", "Mastercard that works"),
     ("pm_card_authenticationRequired", "Card that needs 3-D Secure"),
     ("pm_card_chargeCustomerFail", "Card that can be saved and then fails"),
+    ("pm_card_visa_declinesAtRenewal", "Card that works once and fails at renewals"),
     ("pm_card_chargeDeclined", "Card that is declined"),
 )
 
