@@ -214,7 +214,9 @@ async def api(services: Services) -> AsyncIterator[Api]:
     app = create_app(already_open)
     app.state.services = services
     transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://entitlements") as client:
+    async with httpx.AsyncClient(
+        transport=transport, base_url="http://entitlements", verify=False
+    ) as client:
         yield Api(client, ADMIN_KEY)
 
 

