@@ -100,6 +100,9 @@ class Api:
     async def set_up_payment_method(self, customer_id: str) -> Any:
         return (await self.ask(SET_UP, id=customer_id))["setUpPaymentMethod"]
 
+    async def erase(self, customer_id: str, reason: str = "asked by letter") -> Any:
+        return (await self.ask(ERASE, id=customer_id, reason=reason))["eraseCustomer"]
+
     async def access(self, customer_id: str | None, feature_id: str, **more: Any) -> Any:
         found = await self.ask(
             """query ($customerId: ID, $featureId: ID!, $quantity: BigInt! = "1",
@@ -274,3 +277,8 @@ CUSTOMER = """query ($id: ID) { customer(id: $id) { id revision creditBalance { 
     lines { kind amount { amountMinor } } } }
   invoices { nodes { status total { amountMinor } amountDue { amountMinor }
     amountPaid { amountMinor } lines { kind amount { amountMinor } } } } } }"""
+
+ERASE = """mutation ($id: ID!, $reason: String!) { eraseCustomer(id: $id, reason: $reason) {
+  __typename ... on CustomerPayload { customer { name email paymentMethod { last4 }
+                                                 invoices { nodes { total { amountMinor } } } } }
+  ... on UserError { code } ... on ValidationFailed { issues { path code } } } }"""

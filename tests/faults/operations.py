@@ -11,7 +11,8 @@ from entitlements.kernel.errors import PaymentProviderUnavailable
 from entitlements.kernel.period import add_months
 from tests.conftest import publish
 from tests.events import events_of
-from tests.faults.world import CUSTOMER, Prepared, World, opened, provider
+from tests.faults.world import CUSTOMER, Prepared, Provider, World, opened
+from tests.reconciliation import findings
 
 Step = Callable[[World], Awaitable[Any]]
 
@@ -22,18 +23,22 @@ class Operation:
 
     `answers` are the types that an answer may have in the end: the first is the undisturbed one.
     `again` are actions that the ledger may have more often than undisturbed: each try is told.
+    `at_the_end` are those by which it is told that a try is over: who died has told nothing.
     """
 
     prepare: Step
     ask: Step
     answers: tuple[str, ...] = ("ChangeCommitted",)
     again: tuple[str, ...] = ()
+    at_the_end: tuple[str, ...] = ()
 
 
-async def prepared(operation: Operation, database_url: str, directory: Path) -> Prepared:
+async def prepared(
+    operation: Operation, database_url: str, directory: Path, provider: Provider
+) -> Prepared:
     """Do what comes before, on an empty database, and let go of it."""
     file = directory / "prepared.sandbox"
-    async with provider(file) as sandbox_url, opened(database_url, sandbox_url) as world:
+    async with provider.over(file) as sandbox_url, opened(database_url, sandbox_url) as world:
         await publish(world.services, read(examples.text("workspace")).document)
         await operation.prepare(world)
         return Prepared(database_url, file, world.memo)
@@ -261,12 +266,49 @@ async def _tell_use(world: World) -> Any:
     return {"__typename": "Done"}
 
 
+async def _use_too_late(world: World) -> None:
+    """Of a month whose invoice is final."""
+    await _use_to_tell(world)
+    await world.api.advance("2026-04-10T00:00:00Z")
+    late = {"id": "late", "customerId": CUSTOMER, "featureId": "conversations", "quantity": 200}
+    assert (await world.api.record(late | {"at": "2026-03-31T00:00:00Z"}))["accepted"] == 1
+
+
+async def _repair(world: World) -> Any:
+    try:
+        left = [found for found in await findings(world.services, repair=True) if not found.mended]
+    except PaymentProviderUnavailable as error:
+        return {"__typename": type(error).__name__}
+    return {"__typename": "PaymentProviderUnavailable" if left else "Done"}
+
+
+async def _canceled(world: World) -> None:
+    await _on(world)
+    await _cancel_now(world)
+
+
+async def _erase(world: World) -> Any:
+    return await world.api.erase(CUSTOMER)
+
+
+async def _push(world: World) -> Any:
+    push = world.services.payments.catalog_push
+    try:
+        refused = await push.carry_out(await push.plan(["professional"]))
+    except PaymentProviderUnavailable as error:
+        return {"__typename": type(error).__name__}
+    return {"__typename": "Refused" if refused else "Done"}
+
+
 _TWICE = ("ChangeCommitted", "Conflict")
 """What has no key answers a second time that there is nothing to do any more."""
 
 OPERATIONS = {
     "the first preview of all": Operation(
         _customer_with("pm_card_visa"), _preview(planId="starter"), ("Quote",)
+    ),
+    "the first preview of what is metered": Operation(
+        _customer_with("pm_card_visa"), _preview(planId="help-desk-team"), ("Quote",)
     ),
     "a first purchase": Operation(
         _quoted(_customer_with("pm_card_visa"), planId="starter"), _commit
@@ -333,9 +375,15 @@ OPERATIONS = {
         _on, _set_up, ("CheckoutRequired",), ("customer.payment_method_asked",)
     ),
     "an open invoice paid": Operation(
-        _past_due_with_another_card, _pay, ("InvoicePaid",), ("invoice.payment_tried",)
+        _past_due_with_another_card, _pay, ("InvoicePaid",), ("invoice.payment_asked",)
     ),
     "use that is told": Operation(_use_to_tell, _tell_use, ("Done",)),
+    "use that came too late": Operation(
+        _use_too_late, _repair, ("Done",),
+        ("reconciliation.begun",), ("reconciliation.repaired",),
+    ),
+    "a customer erased": Operation(_canceled, _erase, ("CustomerPayload",)),
+    "a package pushed": Operation(_on, _push, ("Done",)),
     "webhooks of a Checkout": Operation(_asked_for_a_card, _hear, ("Done",)),
     "webhooks of 3-D Secure passed": Operation(
         _authenticated(_asked_to_authenticate_an_add_on), _hear, ("Done",)

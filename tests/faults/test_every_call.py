@@ -10,7 +10,8 @@ import stripe
 
 from entitlements.billing import transport
 from tests.faults.operations import OPERATIONS, Operation, prepared
-from tests.faults.world import Prepared, World, drift, outcome, until_answered
+from tests.faults.world import Prepared, Provider, World, drift, outcome, until_answered
+from tests.reconciliation import reconciled_clean
 
 SLOW_SECONDS, PATIENCE_SECONDS = 0.8, 0.4
 
@@ -80,13 +81,14 @@ async def test_a_fault_at_any_call_ends_as_if_there_had_been_none(
     name: str,
     database_url: str,
     tmp_path: Path,
+    provider: Provider,
     calls: list[Call],
     monkeypatch: pytest.MonkeyPatch,
     soak: bool,
 ) -> None:
     operation = OPERATIONS[name]
-    before = await prepared(operation, database_url, tmp_path)
-    async with before.again() as world:
+    before = await prepared(operation, database_url, tmp_path, provider)
+    async with before.again(provider) as world:
         calls.clear()
         answer = await operation.ask(world)
         assert answer["__typename"] == operation.answers[0], answer
@@ -102,7 +104,7 @@ async def test_a_fault_at_any_call_ends_as_if_there_had_been_none(
         with monkeypatch.context() as patience:
             if fault.kind == "latency":
                 patience.setattr(transport, "TIMEOUT_SECONDS", PATIENCE_SECONDS)
-            wrong = await disturbed(operation, before, position, fault, undisturbed)
+            wrong = await disturbed(operation, before, provider, position, fault, undisturbed)
         if wrong:
             failed.append(f"{fault.kind} × {fault.times} at {made[position]}: {wrong}")
     assert not failed, "\n".join(failed)
@@ -116,10 +118,15 @@ def faults(made: list[Call]) -> Iterator[tuple[int, Fault]]:
 
 
 async def disturbed(
-    operation: Operation, before: Prepared, position: int, fault: Fault, undisturbed: Any
+    operation: Operation,
+    before: Prepared,
+    provider: Provider,
+    position: int,
+    fault: Fault,
+    undisturbed: Any,
 ) -> str:
     """What went wrong, empty if nothing."""
-    async with before.again() as world:
+    async with before.again(provider) as world:
         await world.fault(
             kind=fault.kind, times=fault.times, after=position, path="/v1/", seconds=SLOW_SECONDS
         )
@@ -137,8 +144,7 @@ async def ended(world: World) -> dict[str, Any]:
     assert await world.api.ask("{ verifyAudit { ok } }") == {"verifyAudit": {"ok": True}}
     found = await outcome(world)
     assert drift(found) == []
-    async for checked in world.services.reconciler.customers():
-        assert not checked.findings, checked
+    await reconciled_clean(world.services)
     return found
 
 

@@ -33,7 +33,7 @@ from entitlements.worker import work_once
 from tests.api import Api
 from tests.conftest import publish
 from tests.events import events_of, post
-from tests.faults.world import Prepared, World, opened, provider, until_answered
+from tests.faults.world import Prepared, Provider, World, opened, until_answered
 from tests.reconciliation import reconciled_clean
 from tests.stories import granted, half_away, minor
 
@@ -262,7 +262,7 @@ class Lives(RuleBasedStateMachine):
         ready: asyncio.Future[World] = asyncio.get_running_loop().create_future()
 
         async def keep() -> None:
-            async with self.prepared.again() as world:
+            async with Provider.serving() as provider, self.prepared.again(provider) as world:
                 ready.set_result(world)
                 await self.stop.wait()
 
@@ -691,7 +691,11 @@ def test_whatever_happens_the_books_balance(
     file = tmp_path / "prepared.sandbox"
 
     async def prepare() -> None:
-        async with provider(file) as sandbox_url, opened(database_url, sandbox_url) as world:
+        async with (
+            Provider.serving() as provider,
+            provider.over(file) as sandbox_url,
+            opened(database_url, sandbox_url) as world,
+        ):
             await publish(world.services, document())
             for who in CUSTOMERS:
                 await world.api.create_customer(who)

@@ -18,7 +18,7 @@ from tests.api import Api
 from tests.conftest import START
 from tests.events import events_of, post, signed
 from tests.faults.operations import Operation, prepared
-from tests.faults.world import World, opened, provider
+from tests.faults.world import Provider, World, opened
 from tests.provider_traffic import Traffic
 
 
@@ -97,7 +97,7 @@ async def _all_that_is_stored(services: Services) -> dict[str, list[str]]:
 
 
 async def test_webhooks_in_any_order_and_repeated_end_as_in_order_and_once(
-    database_url: str, tmp_path: Path, soak: bool
+    database_url: str, tmp_path: Path, provider: Provider, soak: bool
 ) -> None:
     customers = EVENTS_IN_A_SOAK // EVENTS_A_CUSTOMER if soak else 5
     chance = random.Random(1)
@@ -106,11 +106,11 @@ async def test_webhooks_in_any_order_and_repeated_end_as_in_order_and_once(
         for number in range(customers):
             await _customer_of_fate(world, number)
 
-    before = await prepared(Operation(many, many), database_url, tmp_path)
+    before = await prepared(Operation(many, many), database_url, tmp_path, provider)
     async with (
-        before.copied() as (url, file),
-        provider(file) as provider_url,
-        opened(url, provider_url, before.memo) as in_order,
+        before.copied() as copy,
+        provider.over(copy.sandbox_file) as provider_url,
+        opened(copy.database_url, provider_url, before.memo) as in_order,
         opened(database_url, provider_url) as in_disorder,
     ):
         told: list[dict[str, Any]] = []

@@ -11,24 +11,27 @@ import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
-from sqlalchemy import func, select, text, update
+from sqlalchemy import func, inspect, select, text, update
 from sqlalchemy.engine import make_url
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from entitlements.billing.tables import UsageReportRow, WebhookEventRow
 from entitlements.billing.webhooks import WAITING
 from entitlements.kernel.clock import SettableClock, wall_now
 from entitlements.kernel.ids import new_id
+from entitlements.sandbox.app import create_app as create_sandbox
 from entitlements.server.app import create_app
 from entitlements.server.demo import listen, serving_sandbox
 from entitlements.services import Services, opened_services
 from entitlements.settings import Settings, load_settings
-from entitlements.subscriptions.tables import ChangeRow, SubscriptionRow
+from entitlements.subscriptions.tables import ChangeRow, CustomerRow, SubscriptionRow
 from entitlements.worker import work_once
 from tests.api import Api
 from tests.conftest import ADMIN_KEY, START
@@ -73,6 +76,10 @@ class World:
             await session.execute(update(ChangeRow).values(leased_until=wall_now()))
             await session.execute(update(WebhookEventRow).values(due_at=wall_now()))
             await session.execute(update(UsageReportRow).values(leased_until=wall_now()))
+            unforgotten = CustomerRow.erase_due_at.is_not(None)
+            await session.execute(
+                update(CustomerRow).where(unforgotten).values(erase_due_at=wall_now())
+            )
             untold = SubscriptionRow.align_due_at.is_not(None)
             await session.execute(
                 update(SubscriptionRow).where(untold).values(align_due_at=wall_now())
@@ -93,10 +100,10 @@ class World:
         raise AssertionError("the inbox does not come to an end")
 
     async def _is_done(self) -> bool:
-        untold = select(func.count()).where(SubscriptionRow.align_due_at.is_not(None))
         async with self.services.database.read() as session:
-            if await session.scalar(untold):
-                return False
+            for due in (SubscriptionRow.align_due_at, CustomerRow.erase_due_at):
+                if await session.scalar(select(func.count()).where(due.is_not(None))):
+                    return False
         return await self.inbox_is_done()
 
     async def inbox_is_done(self) -> bool:
@@ -143,16 +150,58 @@ async def opened(
         app.state.services = services
         transport = httpx.ASGITransport(app)
         async with (
-            httpx.AsyncClient(transport=transport, base_url="http://x", timeout=60) as client,
-            httpx.AsyncClient(base_url=sandbox_url, auth=("sk_test_x", "")) as at_provider,
+            httpx.AsyncClient(
+                transport=transport, base_url="http://x", timeout=60, verify=False
+            ) as client,
+            httpx.AsyncClient(
+                base_url=sandbox_url, auth=("sk_test_x", ""), verify=False
+            ) as at_provider,
         ):
             yield World(services, Api(client, ADMIN_KEY), at_provider, dict(memo or {}))
 
 
-@asynccontextmanager
-async def provider(file: Path) -> AsyncIterator[str]:
-    async with serving_sandbox(file, listen("127.0.0.1", 0)) as url:
-        yield url
+class Provider:
+    """One server of the provider, over one file after the other.
+
+    To start a server and to stop it would take as long as a case.
+    """
+
+    def __init__(self) -> None:
+        self.url = ""
+        self._sandbox: ASGIApp | None = None
+        self._answering = 0
+
+    @asynccontextmanager
+    async def over(self, file: Path) -> AsyncIterator[str]:
+        """Where it is, as it would be if it had been started on this file."""
+        sandbox = create_sandbox(file, public_url=self.url)
+        async with sandbox.router.lifespan_context(sandbox):
+            self._sandbox = sandbox
+            yield self.url
+            while self._answering:  # also what nobody waits for any more
+                await asyncio.sleep(0.01)
+            self._sandbox = None
+
+    def _in_place_of(self, server_only: ASGIApp) -> ASGIApp:
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] != "http":
+                return await server_only(scope, receive, send)
+            assert self._sandbox is not None
+            self._answering += 1
+            try:
+                await self._sandbox(scope, receive, send)
+            finally:
+                self._answering -= 1
+
+        return app
+
+    @classmethod
+    @asynccontextmanager
+    async def serving(cls) -> AsyncIterator["Provider"]:
+        provider = cls()
+        bound = listen("127.0.0.1", 0)
+        async with serving_sandbox(None, bound, watch=provider._in_place_of) as provider.url:
+            yield provider
 
 
 # ── copies ───────────────────────────────────────────────────────────────────
@@ -167,7 +216,7 @@ class Prepared:
     memo: dict[str, Any]
 
     @asynccontextmanager
-    async def copied(self) -> AsyncIterator[tuple[str, Path]]:
+    async def copied(self) -> AsyncIterator["Prepared"]:
         """A copy of both, dropped at the end."""
         name = new_id("case")
         sandbox_file = self.sandbox_file.with_name(f"{name}.sandbox")
@@ -176,24 +225,29 @@ class Prepared:
         if url.get_backend_name() == "sqlite":
             copy = Path(url.database or "").with_name(f"{name}.db")
             shutil.copy(url.database or "", copy)
-            yield f"sqlite+aiosqlite:///{copy}", sandbox_file
+            yield Prepared(f"sqlite+aiosqlite:///{copy}", sandbox_file, self.memo)
             copy.unlink()
         else:
             await _at_server(
                 self.database_url, f'CREATE DATABASE "{name}" TEMPLATE "{url.database}"'
             )
-            yield url.set(database=name).render_as_string(hide_password=False), sandbox_file
+            copied = url.set(database=name).render_as_string(hide_password=False)
+            yield Prepared(copied, sandbox_file, self.memo)
             await _at_server(self.database_url, f'DROP DATABASE "{name}" WITH (FORCE)')
         sandbox_file.unlink()
 
     @asynccontextmanager
-    async def again(self) -> AsyncIterator[World]:
-        """A copy of it all, running."""
+    async def running(self, provider: Provider) -> AsyncIterator[World]:
         async with (
-            self.copied() as (database_url, sandbox_file),
-            provider(sandbox_file) as sandbox_url,
-            opened(database_url, sandbox_url, self.memo) as world,
+            provider.over(self.sandbox_file) as sandbox_url,
+            opened(self.database_url, sandbox_url, self.memo) as world,
         ):
+            yield world
+
+    @asynccontextmanager
+    async def again(self, provider: Provider) -> AsyncIterator[World]:
+        """A copy of it all, running."""
+        async with self.copied() as copy, copy.running(provider) as world:
             yield world
 
 
@@ -203,6 +257,64 @@ async def _at_server(url: str, statement: str) -> None:
     async with engine.connect() as connection:
         await connection.execute(text(statement))
     await engine.dispose()
+
+
+# ── what is left ─────────────────────────────────────────────────────────────
+
+_CHANCE = re.compile(
+    r"[0-9A-Za-z]{20,}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+    r"|\b(?=[A-Z]*\d)(?=\d*[A-Z])[0-9A-Z]{8}\b"  # a customer's, before the numbers of invoices
+)
+_INSTANT = re.compile(r"(\d{4}-\d\d-\d\d)[ T]\d\d:\d\d:\d\d(?:\.\d+)?|\b\d{10}(?:\.\d+)?\b")
+
+
+async def left_behind(prepared: Prepared) -> list[str]:
+    """All that is stored, here and at the provider, so that the same is the same text.
+
+    What is drawn by chance (ids, secrets, hashes of them) is called by order of appearance; the
+    machine's time, which leases and the ledger are told in, is the same at all times.
+    """
+    lines = await _rows(prepared.database_url)
+    lines += await _rows(f"sqlite+aiosqlite:///{prepared.sandbox_file}")
+    names: dict[str, str] = {}
+    return [_CHANCE.sub(lambda m: names.setdefault(m[0], f"#{len(names)}"), x) for x in lines]
+
+
+async def _rows(url: str) -> list[str]:
+    """Of every table, once nobody else has it open."""
+    today = wall_now().date()
+
+    def instant(match: re.Match[str]) -> str:
+        """`now` where it is one of the machine's time, in words or in seconds."""
+        if match[1]:
+            on = date.fromisoformat(match[1])
+        else:
+            on = datetime.fromtimestamp(float(match[0]), UTC).date()
+        return "now" if abs(on - today) <= timedelta(days=1) else match[0]
+
+    engine = create_async_engine(url)
+    found: list[str] = []
+    async with engine.connect() as connection:
+        if engine.dialect.name == "postgresql":
+            await _until_alone(connection)
+        tables = await connection.run_sync(lambda sync: inspect(sync).get_table_names())
+        for table in sorted(tables):
+            rows = await connection.execute(select(text("*")).select_from(text(f'"{table}"')))
+            told = [_INSTANT.sub(instant, f"{table} {' '.join(map(str, row))}") for row in rows]
+            found += sorted(told, key=lambda line: _CHANCE.sub("#", line))
+    await engine.dispose()
+    return found
+
+
+async def _until_alone(connection: AsyncConnection) -> None:
+    """The server notices that whoever was connected has died."""
+    others = text(
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    async with asyncio.timeout(60):
+        while await connection.scalar(others):
+            await asyncio.sleep(0.005)
 
 
 # ── how it ended ─────────────────────────────────────────────────────────────

@@ -15,17 +15,9 @@ from tests.conftest import on_sqlite
 from tests.faults.test_provider_faults import fault
 from tests.provider_traffic import SERVICE_KEY
 
-ERASE = """mutation ($id: ID!, $reason: String!) { eraseCustomer(id: $id, reason: $reason) {
-  __typename ... on CustomerPayload { customer { name email paymentMethod { last4 }
-                                                 invoices { nodes { total { amountMinor } } } } }
-  ... on UserError { code } ... on ValidationFailed { issues { path code } } } }"""
 RENAME = """mutation ($name: String) { updateCustomer(id: "acme", name: $name) {
   __typename ... on UserError { code } } }"""
 NAME, EMAIL = "Ann Example", "ann@example.com"
-
-
-async def erase(api: Api, reason: str = "asked by letter") -> Any:
-    return (await api.ask(ERASE, id="acme", reason=reason))["eraseCustomer"]
 
 
 async def bought_and_cancelled(api: Api) -> None:
@@ -62,7 +54,7 @@ async def test_an_erased_customer_is_in_no_table_and_the_ledger_is_whole(
     api: Api, services: Services, sandbox_url: str, example: Any
 ) -> None:
     await bought_and_cancelled(api)
-    assert (await erase(api))["code"] == "SUBSCRIPTION_LIVE"
+    assert (await api.erase("acme"))["code"] == "SUBSCRIPTION_LIVE"
     await end(api)
     async with services.database.read() as session:
         salt = (await session.get_one(CustomerRow, "acme")).salt
@@ -72,7 +64,7 @@ async def test_an_erased_customer_is_in_no_table_and_the_ledger_is_whole(
     assert NAME in await everything(services)
     token = await api.token("acme")
 
-    done = await erase(api)
+    done = await api.erase("acme")
     assert done["customer"]["name"] is done["customer"]["email"] is None
     assert done["customer"]["paymentMethod"] is None
     assert done["customer"]["invoices"]["nodes"]  # the books stay
@@ -87,7 +79,7 @@ async def test_an_erased_customer_is_in_no_table_and_the_ledger_is_whole(
     assert [e["action"] for e in told] == ["customer.erased_at_provider", "customer.erased"]
     assert told[1]["reason"] == "asked by letter"
 
-    assert (await erase(api))["__typename"] == "CustomerPayload"
+    assert (await api.erase("acme"))["__typename"] == "CustomerPayload"
     assert (await api.ask(RENAME, name=NAME))["updateCustomer"]["code"] == "ERASED"
     assert len(await api.audit(action="customer.erased")) == 1
 
@@ -99,7 +91,7 @@ async def test_what_the_provider_could_not_be_told_it_is_told_later(
     await bought_and_cancelled(api)
     await end(api)
     await fault(sandbox_url, kind="cut_before", times=1000)
-    assert (await erase(api))["customer"]["name"] is None
+    assert (await api.erase("acme"))["customer"]["name"] is None
     async with httpx.AsyncClient() as client:
         await client.delete(f"{sandbox_url}/_sandbox/faults")
     assert (await at_provider(sandbox_url))[0]["name"] == NAME
@@ -112,7 +104,6 @@ async def test_what_the_provider_could_not_be_told_it_is_told_later(
 @on_sqlite
 async def test_erasing_needs_a_reason_and_a_customer(api: Api, example: Any) -> None:
     await api.create_customer("acme")
-    [issue] = (await erase(api, " "))["issues"]
+    [issue] = (await api.erase("acme", " "))["issues"]
     assert (issue["path"], issue["code"]) == (["reason"], "REASON_REQUIRED")
-    nobody = (await api.ask(ERASE, id="nobody", reason="why"))["eraseCustomer"]
-    assert nobody["code"] == "NOT_FOUND"
+    assert (await api.erase("nobody"))["code"] == "NOT_FOUND"
