@@ -18,8 +18,10 @@ run: .venv/run ## Serve the demo on 127.0.0.1:8000, its data in ./var
 test: .venv/dev ## Run every test, on SQLite and PostgreSQL
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal
 
+# A part of it, or what failed the last time: make soak ONLY="tests/faults/test_every_call.py -k sqlite", ONLY=--last-failed
+soak: ONLY := tests/faults tests/scenarios/test_impact_of_many.py tests/graphql/test_fuzz.py
 soak: .venv/dev ## Every fault at every call, every death, 10,000 webhooks, random lives and documents; some hours
-	$(BIN)/pytest -n $(WORKERS) --dist worksteal -v --soak tests/faults tests/scenarios/test_impact_of_many.py tests/graphql/test_fuzz.py
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal -v --soak $(ONLY)
 
 bench: .venv/dev ## Measure, and print tables; some minutes
 	PYTHONPATH=. $(BIN)/python tests/bench/bench_catalog.py
