@@ -7,7 +7,7 @@ place; it knows their arguments, their types and where they go beforehand.
 
     compile_operation            one operation of a document → `Operation`, or None: not all is hot
     Operation.answer             context, variables → the answer, byte for byte the executor's
-    Operation.answer_at_once     the same without waiting, of checks that memory answers
+    Operation.at_once            variables → what answers them without waiting, if memory may
     NotHere                      what the executor has to say: a wrong variable, null where none may
                                  be, what has to be waited for. Whoever asked then asks it.
 
@@ -105,13 +105,14 @@ class Operation:
         except (NotHot, GraphQLError):
             raise NotHere from None
 
-    def answer_at_once(self, context: Context, given: Mapping[str, Any]) -> dict[str, Any]:
-        """The same without waiting, where it is a plain answer from memory. Raises `NotHere`."""
-        variables = self._coerced(given, self._listed)
+    def at_once(self, given: Mapping[str, Any]) -> "AtOnce | None":
+        """What answers these variables without waiting, whoever asks, where memory may."""
         try:
-            return self._plan(variables).answer_at_once(Asked(context, variables))
-        except (NotHot, GraphQLError):
-            raise NotHere from None
+            variables = self._coerced(given, self._listed)
+            plan = self._plan(variables)
+        except (NotHere, NotHot, GraphQLError):
+            return None
+        return AtOnce(plan, variables) if plan.is_at_once else None
 
     def _coerced(self, given: Mapping[str, Any], as_it_came: Container[str] = ()) -> dict[str, Any]:
         variables = {}
@@ -176,11 +177,15 @@ class _Plan:
         self._fields = fields
         self._roots = [field for _, field in fields if isinstance(field, _Root)]
         self._alone = len(self._roots) == 1
+        # Of several one would be counted before it shows that another cannot be answered.
         self._at_once = self._roots[0].at_once if self._alone else None
 
+    @property
+    def is_at_once(self) -> bool:
+        return self._at_once is not None
+
     def answer_at_once(self, info: Asked) -> dict[str, Any]:
-        if self._at_once is None:  # of several one may be counted before another cannot be answered
-            raise NotHere
+        assert self._at_once is not None
         shown = self._at_once(info)
         return {"data": {key: f if isinstance(f, str) else shown for key, f in self._fields}}
 
@@ -209,6 +214,17 @@ class _Plan:
             except Exception:
                 raise NotHere from None
         return {"data": data}
+
+
+class AtOnce(NamedTuple):
+    """Some variables of an operation, to be answered from memory."""
+
+    plan: _Plan
+    variables: Mapping[str, Any]
+
+    def answer(self, context: Context) -> dict[str, Any]:
+        """Raises `NotHere` where anything has to be waited for, or is no plain answer."""
+        return self.plan.answer_at_once(Asked(context, self.variables))
 
 
 class _Compiler:

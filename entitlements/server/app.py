@@ -681,6 +681,8 @@ async def _readyz(request: Request) -> Response:
 
 
 async def _metrics(request: Request) -> Response:
+    services: Services = request.app.state.services
+    services.snapshots.count_hits()
     with contextlib.suppress(SQLAlchemyError, OSError):  # what the process itself counts stays
-        await metrics.measure_queues(request.app.state.services)
+        await metrics.measure_queues(services)
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

@@ -6,8 +6,8 @@ the beginning: that one says what is wrong, and remembers what the next request 
 from. So nothing is decided here that is not decided there, and nothing is said differently.
 """
 
-from collections.abc import Iterable
-from typing import Any, Final
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from starlette.types import Message, Receive, Scope, Send
@@ -22,7 +22,7 @@ from entitlements.server.logging import request_id
 from entitlements.server.rates import COUNTED, Rates, address_of
 from entitlements.services import Services
 from graphql_schema.coercion import NotHere
-from graphql_schema.compiled import Operation, compile_operation
+from graphql_schema.compiled import AtOnce, Operation, compile_operation
 from graphql_schema.context import Context
 from graphql_schema.documents import CHARACTERS_REMEMBERED_AT_MOST, Documents, Prepared
 from graphql_schema.permissions import Role
@@ -34,6 +34,10 @@ FRONT: Final = "front"
 ACCEPTS_AT_MOST: Final = 100
 """How many different `Accept` headers are remembered."""
 
+BODIES_AT_MOST: Final = 1_000
+BODY_BYTES_REMEMBERED_AT_MOST: Final = 1_000
+"""A check with a customer token says the same whoever the customer is."""
+
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 _MISSING: Any = object()
@@ -41,6 +45,16 @@ _SECURITY_HEADERS = b"".join(b"%b: %b\r\n" % header for header in SECURITY_HEADE
 
 Headers = Iterable[tuple[bytes, bytes]]
 """Of a request, their names in lower case."""
+
+
+class _Asked(NamedTuple):
+    """What a body asks for; `at_once`: how memory may answer it."""
+
+    prepared: Prepared
+    name: str | None
+    operation: Operation
+    variables: Mapping[str, Any]
+    at_once: AtOnce | None
 
 
 class Front:
@@ -59,6 +73,7 @@ class Front:
         self._rates = rates
         self.bytes_at_most = services.settings.request_bytes_at_most
         self._media_types: Lru[bytes, bytes] = Lru(ACCEPTS_AT_MOST)
+        self._bodies: Lru[bytes, _Asked] = Lru(BODIES_AT_MOST)
         self._is_closed = False
 
     def prefers(self, accept: bytes, media_type: str) -> None:
@@ -81,17 +96,17 @@ class Front:
         principal = identity.principal
         if is_page or principal.role is Role.PUBLISHABLE:
             return None
-        asked = self._asked(body)
-        if asked is None:
+        asked = self._asked(bytes(body))
+        if asked is None or asked.at_once is None:
             return None
-        prepared, name, operation, variables = asked
+        prepared, name = asked.prepared, asked.name
         if not self._documents.are_open_to(principal, prepared):
             return None
         started_at = monotonic_seconds()
         id = new_id("req")
         context = Context(self._services, principal, id, documents=self._documents)
         try:
-            answer = _encode(operation.answer_at_once(context, variables))
+            answer = _encode(asked.at_once.answer(context))
         except NotHere:
             return None
         if self._rates.wait_seconds(principal, ""):
@@ -139,7 +154,7 @@ class Front:
         found = self._asked(body)
         if found is None:
             return _again(messages, receive)
-        prepared, name, operation, variables = found
+        prepared, name = found.prepared, found.name
         if not self._documents.are_open_to(identity.principal, prepared):
             return _again(messages, receive)
         if self._rates.wait_seconds(identity.principal, address_of(scope)):
@@ -150,7 +165,7 @@ class Front:
         named = request_id.set(id)
         context = Context(self._services, identity.principal, id, documents=self._documents)
         try:
-            said = await operation.answer(context, variables)
+            said = await found.operation.answer(context, found.variables)
             answer = _encode(said)
         except NotHere:
             return _again(messages, receive)
@@ -174,10 +189,16 @@ class Front:
         await send({"type": "http.response.body", "body": answer})
         return None
 
-    def _asked(
-        self, body: bytes | bytearray
-    ) -> tuple[Prepared, str | None, Operation, dict[str, Any]] | None:
-        """The operation that a body asks for, if it is a hot one, and its variables."""
+    def _asked(self, body: bytes) -> _Asked | None:
+        """What a body asks for, if that is a hot operation: read once, whoever sends it."""
+        found = self._bodies.get(body)
+        if found is None:
+            found = self._read(body)
+            if found is not None and len(body) <= BODY_BYTES_REMEMBERED_AT_MOST:
+                self._bodies[body] = found
+        return found
+
+    def _read(self, body: bytes) -> _Asked | None:
         if len(body) > self.bytes_at_most:
             return None
         if b"\\u" in body or not body.isascii():  # half surrogates, NUL, what is not UTF-8
@@ -209,7 +230,10 @@ class Front:
             if prepared.ast is not None and not prepared.errors:
                 operation = compile_operation(schema, prepared.ast, name)
             prepared.compiled[name] = operation
-        return None if operation is None else (prepared, name, operation, variables or {})
+        if operation is None:
+            return None
+        given = variables or {}
+        return _Asked(prepared, name, operation, given, operation.at_once(given))
 
 
 def _again(messages: list[Message], receive: Receive) -> Receive:

@@ -6,7 +6,7 @@ hot one that cannot be answered so included, as if it had gone there from the be
 """
 
 import asyncio
-from typing import Any
+from typing import Any, ClassVar
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -24,6 +24,8 @@ class Protocol(HttpToolsProtocol):
     _idle: asyncio.TimerHandle | None = None
     _answered_at = 0.0
     _front: Front | None = None
+    _head: ClassVar[bytes] = b""
+    _head_of: ClassVar[object] = None
     _body: bytearray | None = None
     """Of a request that `Front` may answer, as far as it is here."""
 
@@ -109,11 +111,11 @@ class Protocol(HttpToolsProtocol):
 
     def _send(self, answer: bytes) -> None:
         self._body = None
-        head = [b"HTTP/1.1 200 OK\r\n"]
-        for name, value in self.server_state.default_headers:
-            head += (name, b": ", value, b"\r\n")
-        head.append(answer)
-        self.transport.write(b"".join(head))
+        headers = self.server_state.default_headers
+        if headers is not Protocol._head_of:  # uvicorn makes them once a second
+            lines = [b"%b: %b\r\n" % header for header in headers]
+            Protocol._head_of, Protocol._head = headers, b"HTTP/1.1 200 OK\r\n" + b"".join(lines)
+        self.transport.write(Protocol._head + answer)
         self.server_state.total_requests += 1
         self._answered_at = self.loop.time()
         if self._idle is None:
