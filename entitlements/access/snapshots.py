@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import msgspec
 from prometheus_client import Counter, Gauge
-from sqlalchemy import bindparam, select
+from sqlalchemy import select
 
 from entitlements.catalog.model import Catalog
 from entitlements.catalog.service import CATALOG_CHANNEL, CatalogService
@@ -34,7 +34,7 @@ from entitlements.storage.feed import ChangeFeed
 from entitlements.storage.patience import Patience
 from entitlements.storage.unit_of_work import Database
 from entitlements.subscriptions.holdings import grants_of
-from entitlements.subscriptions.records import load_states
+from entitlements.subscriptions.records import load_states, rows_by
 from entitlements.subscriptions.state import CustomerState
 from entitlements.subscriptions.tables import CUSTOMER_CHANNEL, CustomerRow, announced_revision
 
@@ -67,7 +67,7 @@ _staleness = Gauge(
 )
 
 
-_CUSTOMERS = select(CustomerRow).where(CustomerRow.id.in_(bindparam("ids", expanding=True)))
+_CUSTOMERS = rows_by(CustomerRow.__table__, "id")
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -316,9 +316,9 @@ class Snapshots:
     async def _read(self, customer_ids: list[str]) -> dict[str, Snapshot]:
         read_at = monotonic_seconds()
         catalog = await self._catalog()
-        async with self._database.read() as session:
-            rows = (await session.scalars(_CUSTOMERS, {"ids": customer_ids})).all()
-            states = await load_states(session, rows) if rows else {}
+        async with self._database.rows() as connection:
+            rows: Any = (await connection.execute(_CUSTOMERS, {"ids": customer_ids})).all()
+            states = await load_states(connection, rows)
         generations = {row.id: row.token_generation for row in rows}
         now = self._clock.now()
         return {

@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
 from entitlements.storage.announcing import announced
 from entitlements.storage.engine import READ, WRITE
@@ -52,6 +52,12 @@ class Database:
         engine = self.engine if streaming else self._reading
         async with AsyncSession(engine, expire_on_commit=False) as session, session.begin():
             yield session
+
+    @asynccontextmanager
+    async def rows(self) -> AsyncIterator[AsyncConnection]:
+        """`read()` for plain rows: without a session, of which a few rows take a third longer."""
+        async with self._reading.connect() as connection:
+            yield connection
 
     @property
     def is_postgresql(self) -> bool:

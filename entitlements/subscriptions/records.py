@@ -2,10 +2,21 @@
 
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
+from typing import Any
 
 import msgspec
-from sqlalchemy import BindParameter, ColumnElement, bindparam, delete, exists, select, update
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    FromClause,
+    Select,
+    bindparam,
+    delete,
+    exists,
+    select,
+    update,
+)
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from entitlements.audit import ledger
 from entitlements.audit.ledger import Actor
@@ -122,33 +133,36 @@ async def lock_free(session: AsyncSession, customer_ids: Collection[str]) -> Seq
     return (await session.scalars(query.with_for_update(skip_locked=True))).all()
 
 
+Reading = AsyncSession | AsyncConnection
 _IDS: BindParameter[list[str]] = bindparam("ids", expanding=True)
-_SUBSCRIPTIONS = (
-    select(SubscriptionRow)
-    .where(SubscriptionRow.customer_id.in_(_IDS))
-    .order_by(SubscriptionRow.id)
-)
-_ITEMS = (
-    select(SubscriptionItemRow)
-    .where(SubscriptionItemRow.subscription_id.in_(_IDS))
-    .order_by(SubscriptionItemRow.id)
-)
-_OVERRIDES = select(OverrideRow).where(OverrideRow.customer_id.in_(_IDS)).order_by(OverrideRow.id)
-_TRIALS = select(TrialRow).where(TrialRow.customer_id.in_(_IDS)).order_by(TrialRow.id)
-"""Made once: to make them costs as much as to ask them."""
+
+
+def rows_by(table: FromClause, column: str) -> Select[Any]:
+    """Its plain rows by some `ids`: made once, and without the ORM, it takes half the time."""
+    return select(table).where(table.c[column].in_(_IDS)).order_by(table.c.id)
+
+
+_SUBSCRIPTIONS = rows_by(SubscriptionRow.__table__, "customer_id")
+_ITEMS = rows_by(SubscriptionItemRow.__table__, "subscription_id")
+_OVERRIDES = rows_by(OverrideRow.__table__, "customer_id")
+_TRIALS = rows_by(TrialRow.__table__, "customer_id")
+
+
+async def _found(session: Reading, statement: Select[Any], ids: Collection[str]) -> Sequence[Any]:
+    return (await session.execute(statement, {"ids": list(ids)})).all() if ids else ()
 
 
 async def load_states(
-    session: AsyncSession, customers: Iterable[CustomerRow]
+    session: Reading, customers: Iterable[CustomerRow]
 ) -> dict[str, CustomerState]:
     """The states of some customers, in five statements at most however many they are."""
+    if isinstance(session, AsyncSession) and (session.new or session.dirty or session.deleted):
+        await session.flush()
     rows = {row.id: row for row in customers}
-    ids = {"ids": list(rows)}
-    subscriptions = (await session.scalars(_SUBSCRIPTIONS, ids)).all()
+    subscriptions = await _found(session, _SUBSCRIPTIONS, rows)
     items: dict[str, list[Item]] = {row.id: [] for row in subscriptions}
-    if items:
-        for row in await session.scalars(_ITEMS, {"ids": list(items)}):
-            items[row.subscription_id].append(item_of(row))
+    for row in await _found(session, _ITEMS, items):
+        items[row.subscription_id].append(item_of(row))
     queues = await _queues(session, [s.id for s in subscriptions if s.future_generation])
     held: dict[str, list[Subscription]] = {customer_id: [] for customer_id in rows}
     for subscription in subscriptions:
@@ -156,10 +170,10 @@ async def load_states(
         state = held_of(subscription, tuple(items[subscription.id]), queue)
         held[subscription.customer_id].append(state)
     overrides: dict[str, list[Override]] = {customer_id: [] for customer_id in rows}
-    for override in await session.scalars(_OVERRIDES, ids):
+    for override in await _found(session, _OVERRIDES, rows):
         overrides[override.customer_id].append(override_of(override))
     trials: dict[str, list[Trial]] = {customer_id: [] for customer_id in rows}
-    for trial in await session.scalars(_TRIALS, ids):
+    for trial in await _found(session, _TRIALS, rows):
         trials[trial.customer_id].append(_trial(trial))
     return {
         row.id: CustomerState(
@@ -181,9 +195,7 @@ async def load_state(session: AsyncSession, customer: CustomerRow) -> CustomerSt
     return (await load_states(session, [customer]))[customer.id]
 
 
-async def _queues(
-    session: AsyncSession, subscription_ids: Sequence[str]
-) -> dict[str, list[Queued]]:
+async def _queues(session: Reading, subscription_ids: Sequence[str]) -> dict[str, list[Queued]]:
     """What waits for the end of the period, by subscription, in the order of asking.
 
     A scheduled cancellation is no part of it: that is the subscription's `cancel_at`.
