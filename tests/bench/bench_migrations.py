@@ -235,7 +235,7 @@ async def each_once(services: Services, total: int) -> None:
 
 async def main(total: int) -> int:
     found: dict[str, Measured] = {}
-    with tempfile.TemporaryDirectory() as name, postgresql() as server:
+    with tempfile.TemporaryDirectory() as name, postgresql(durable=True) as server:
         if server is not None:
             out.print("… on PostgreSQL", style="dim")
             engine = create_async_engine(server, isolation_level="AUTOCOMMIT")

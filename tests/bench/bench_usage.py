@@ -154,7 +154,7 @@ async def _recorded(services: Services, events: int) -> Measured:
 
 async def main(events: int) -> int:
     found: dict[str, Measured] = {}
-    with tempfile.TemporaryDirectory() as name, postgresql() as server:
+    with tempfile.TemporaryDirectory() as name, postgresql(durable=True) as server:
         if server is not None:
             out.print("… on PostgreSQL", style="dim")
             engine = create_async_engine(server, isolation_level="AUTOCOMMIT")

@@ -238,7 +238,7 @@ async def _until_answered(url: str) -> None:
 
 async def main() -> int:
     found: dict[str, Measured] = {}
-    with tempfile.TemporaryDirectory() as name, postgresql() as server:
+    with tempfile.TemporaryDirectory() as name, postgresql(durable=True) as server:
         directory = Path(name)
         if server is not None:
             out.print("… on PostgreSQL", style="dim")
