@@ -300,6 +300,38 @@ async def _push(world: World) -> Any:
     return {"__typename": "Refused" if refused else "Done"}
 
 
+async def _pushed_before(world: World) -> None:
+    """What it is called and what it costs has changed since."""
+    await _on(world)
+    assert await _push(world) == {"__typename": "Done"}
+    document = read(examples.text("workspace")).document
+    plans = document["products"][0]["plans"]
+    professional = next(plan for plan in plans if plan["id"] == "professional")
+    professional["name"] = "Professional Plus"
+    professional["charges"][0]["prices"]["usd"]["month"] = "120.00"
+    await publish(world.services, document)
+
+
+async def _use_told(world: World) -> None:
+    await _use_to_tell(world)
+    await world.services.metering.report_all()
+
+
+async def _compare(world: World) -> Any:
+    """Reads everything of the customer, and writes nothing."""
+    try:
+        found = await findings(world.services)
+    except PaymentProviderUnavailable as error:
+        return {"__typename": type(error).__name__}
+    return {"__typename": "Differs" if found else "Done"}
+
+
+async def _pass_time(world: World) -> Any:
+    asked = 'mutation { advanceSandboxClock(to: "2026-04-02T00:00:00Z") { now } }'
+    told = (await world.api.send(asked)).json()
+    return {"__typename": "PaymentProviderUnavailable" if "errors" in told else "Done"}
+
+
 _TWICE = ("ChangeCommitted", "Conflict")
 """What has no key answers a second time that there is nothing to do any more."""
 
@@ -384,6 +416,9 @@ OPERATIONS = {
     ),
     "a customer erased": Operation(_canceled, _erase, ("CustomerPayload",)),
     "a package pushed": Operation(_on, _push, ("Done",)),
+    "a package pushed anew": Operation(_pushed_before, _push, ("Done",)),
+    "the books compared": Operation(_use_told, _compare, ("Done",)),
+    "a month that passes": Operation(_on, _pass_time, ("Done",)),
     "webhooks of a Checkout": Operation(_asked_for_a_card, _hear, ("Done",)),
     "webhooks of 3-D Secure passed": Operation(
         _authenticated(_asked_to_authenticate_an_add_on), _hear, ("Done",)

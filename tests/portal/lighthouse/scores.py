@@ -33,9 +33,9 @@ PAGES = (
     "/portal/add-ons",
     "/portal/invoices",
     "/console",
-    "/console/history",
+    "/console/prices",
     "/console/ledger",
-    "/console/movements",
+    "/console/revenue",
 )
 
 
