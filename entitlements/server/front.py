@@ -107,7 +107,7 @@ class Front:
         context = Context(self._services, principal, id, documents=self._documents)
         try:
             answer = _encode(asked.at_once.answer(context))
-        except NotHere:
+        except Exception:  # `NotHere`, or a fault: the application says, and logs, what is wrong
             return None
         if self._rates.wait_seconds(principal, ""):
             return None

@@ -141,6 +141,20 @@ async def test_the_last_answer_of_a_connection_ends_it(
     assert at_once == []
 
 
+async def test_a_fault_of_ours_is_left_to_the_application(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise KeyError("ours")
+
+    monkeypatch.setattr("graphql_schema.at_once.answered", broken)
+    monkeypatch.setattr("graphql_schema.at_once.SHOWN_AT_MOST", 0)
+    query = CHECK.replace("dashboards", "sso")
+    for _ in range(2):
+        status, _, told = await line.ask(query)
+        assert (status, told["data"]["access"]["reason"]) == (200, "NOT_ENTITLED")
+
+
 async def test_what_is_too_long_is_refused_by_the_application(
     line: Line, settings: Settings, at_once: list[bool]
 ) -> None:
