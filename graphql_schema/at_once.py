@@ -23,7 +23,7 @@ from graphql_schema.remembered import Asked
 from graphql_schema.types.access import AccessDecision, AccessInput
 
 SHOWN_AT_MOST: Final = 128
-"""So many checks are kept with one snapshot, of all documents together: some 300 bytes each."""
+"""So many checks are kept with one snapshot, of all documents together: some 400 bytes each."""
 
 LISTED: Final = "[AccessInput!]!"
 """The type of a variable whose JSON is looked at as it came: it can only be `checks`."""

@@ -13,8 +13,8 @@ last known goes on answering, and says since when it is unsure.
 
 import asyncio
 import contextlib
-import itertools
-from collections.abc import Iterable, Iterator
+import functools
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -23,6 +23,7 @@ import msgspec
 from prometheus_client import Counter, Gauge
 from sqlalchemy import select
 
+from entitlements.access.batches import Batches
 from entitlements.catalog.model import Catalog
 from entitlements.catalog.service import CATALOG_CHANNEL, CatalogService
 from entitlements.grants.merge import Grants
@@ -39,12 +40,6 @@ from entitlements.subscriptions.state import CustomerState
 from entitlements.subscriptions.tables import CUSTOMER_CHANNEL, CustomerRow, announced_revision
 
 UNKNOWN_AT_MOST: Final = 1_000
-READ_AT_ONCE: Final = 200
-"""How many customers are read in the same statements."""
-
-READERS_AT_MOST: Final = 4
-"""How many such reads are under way at a time."""
-
 CHECKED_AT_ONCE: Final = 1_000
 """How many remembered revisions one statement compares with the database's."""
 
@@ -105,8 +100,9 @@ class Known(msgspec.Struct, frozen=True, gc=False):
 class _Load:
     """A read that is due or under way; what it finds is kept only if no older than `at_least`."""
 
-    def __init__(self) -> None:
-        self.found: asyncio.Future[Snapshot] = asyncio.get_running_loop().create_future()
+    def __init__(self, customer_id: str) -> None:
+        self.customer_id = customer_id
+        self.task: asyncio.Task[Snapshot] | None = None
         self.has_begun = False
         self.at_least: float = 0
 
@@ -128,8 +124,7 @@ class Snapshots:
         self._kept: Lru[str, Snapshot] = Lru(at_most)
         self._unknown: Lru[str, Snapshot] = Lru(UNKNOWN_AT_MOST)
         self._loads: dict[str, _Load] = {}
-        self._wanted: dict[str, _Load] = {}
-        self._readers: set[asyncio.Task[None]] = set()
+        self._batches = Batches[_Load, Snapshot](self._read)
         self._watching: dict[str, set[asyncio.Event]] = {}
         self._hits = 0
         self._sure_at = float("-inf")
@@ -287,50 +282,35 @@ class Snapshots:
         """Read a customer, together with whoever asks for the same one now."""
         load = self._loads.get(customer_id)
         if load is None or (load.has_begun and load.at_least):
-            load = self._loads[customer_id] = self._wanted[customer_id] = _Load()
-            if len(self._readers) < READERS_AT_MOST:
-                reader = asyncio.create_task(self._read_wanted())
-                self._readers.add(reader)
-                reader.add_done_callback(self._readers.discard)
-        return await asyncio.shield(load.found)
+            load = self._loads[customer_id] = _Load(customer_id)
+            load.task = asyncio.create_task(self._batches.settled(load))
+            load.task.add_done_callback(functools.partial(self._keep, customer_id, load))
+        assert load.task is not None
+        return await asyncio.shield(load.task)
 
-    async def _read_wanted(self) -> None:
-        while self._wanted:
-            loads = dict(itertools.islice(self._wanted.items(), READ_AT_ONCE))
-            for customer_id, load in loads.items():
-                load.has_begun = True
-                del self._wanted[customer_id]
-            try:
-                found = await self._read(list(loads))
-            except Exception as error:
-                for customer_id, load in loads.items():
-                    self._done(customer_id, load)
-                    load.found.set_exception(error)
-                    load.found.exception()  # whoever wanted it may be gone
-            else:
-                for customer_id, load in loads.items():
-                    self._done(customer_id, load)
-                    self._keep(customer_id, load, found[customer_id])
-                    load.found.set_result(found[customer_id])
-
-    async def _read(self, customer_ids: list[str]) -> dict[str, Snapshot]:
+    async def _read(self, loads: Sequence[_Load]) -> list[Snapshot]:
+        """One read at a time, so it must not wait for ever: others wait for it."""
+        for load in loads:
+            load.has_begun = True
+        ids = list({load.customer_id for load in loads})
         read_at = monotonic_seconds()
         catalog = await self._catalog()
-        async with self._database.rows() as connection:
-            rows: Any = (await connection.execute(_CUSTOMERS, {"ids": customer_ids})).all()
+        async with asyncio.timeout(READ_SECONDS), self._database.rows() as connection:
+            rows: Any = (await connection.execute(_CUSTOMERS, {"ids": ids})).all()
             states = await load_states(connection, rows)
         generations = {row.id: row.token_generation for row in rows}
         now = self._clock.now()
-        return {
-            id: _snapshot(catalog, states.get(id), generations.get(id, 0), now, read_at)
-            for id in customer_ids
-        }
+        return [
+            _snapshot(catalog, states.get(id), generations.get(id, 0), now, read_at)
+            for id in (load.customer_id for load in loads)
+        ]
 
-    def _done(self, customer_id: str, load: _Load) -> None:
+    def _keep(self, customer_id: str, load: _Load, done: "asyncio.Task[Snapshot]") -> None:
         if self._loads.get(customer_id) is load:
             del self._loads[customer_id]
-
-    def _keep(self, customer_id: str, load: _Load, snapshot: Snapshot) -> None:
+        if done.cancelled() or done.exception() is not None:
+            return
+        snapshot = done.result()
         kept = self._kept.peek(customer_id)
         if snapshot.revision < load.at_least or (kept and kept.revision > snapshot.revision):
             return

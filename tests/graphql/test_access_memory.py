@@ -215,14 +215,14 @@ async def test_a_read_that_began_before_a_change_is_not_kept(
     await settled(services)
     memory = services.snapshots
     memory._kept.clear()
-    read, going = memory._read, asyncio.Event()
+    read, going = memory._batches._settle, asyncio.Event()
 
-    async def slow(customer_id: str) -> snapshots.Snapshot:
-        found = await read(customer_id)
+    async def slow(loads: Any) -> Any:
+        found = await read(loads)
         await going.wait()
         return found
 
-    monkeypatch.setattr(memory, "_read", slow)
+    monkeypatch.setattr(memory._batches, "_settle", slow)
     early = asyncio.create_task(allowed(services))
     await asyncio.sleep(0.05)
     await lend(services)
@@ -230,6 +230,29 @@ async def test_a_read_that_began_before_a_change_is_not_kept(
     await asyncio.sleep(0.05)
     going.set()
     assert (await early, await late, await allowed(services)) == (False, True, True)
+
+
+@on_sqlite
+@pytest.mark.usefixtures("acme")
+async def test_whoever_cannot_be_read_holds_up_nobody_who_is_read_with_them(
+    api: Api, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for id in ("bad", "good"):
+        await api.create_customer(id)
+    await settled(services)
+    services.snapshots._kept.clear()
+    merged = snapshots.grants_of
+
+    def broken(catalog: Any, state: Any, at: Any) -> Any:
+        if state.id == "bad":
+            raise ValueError("a row that nobody understands")
+        return merged(catalog, state, at)
+
+    monkeypatch.setattr(snapshots, "grants_of", broken)
+    asked = [services.access.check(id, [Check("sso")]) for id in ("bad", "good", "acme")]
+    bad, *others = await asyncio.gather(*asked, return_exceptions=True)
+    assert isinstance(bad, ValueError)
+    assert all(isinstance(one, list) for one in others), others
 
 
 @on_sqlite
