@@ -82,7 +82,7 @@ class FinanceQueries:
         services = info.context.services
         history = await services.catalog.history_of(package_id)
         catalog = await services.catalog.latest()
-        async with services.database.read(streaming=True) as session:
+        async with services.database.read() as session:
             found = await standing(session, catalog, package_id)
         return [
             PriceHistoryEntry.of(info.context, catalog, sold, found.get(sold.package.version))
